@@ -1,0 +1,399 @@
+"""StructureBatch, the one data type: any number of molecules or crystals as flat tensors.
+
+A single structure is a batch of one. This module is the only door from ASE, RDKit and pymatgen and back.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from consistent_calc.elements import chemical_formula, symbol
+from consistent_calc.errors import ChargeError, InvalidStructureError, OddElectronWarning
+from consistent_calc.molgraph import BOND_COLUMNS, STEREO_COLUMNS, bond_table, stereo_table
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Molecule, Structure
+    from rdkit.Chem import Mol
+
+#: Two atoms closer than this (Angstrom) are an input error; no bond is shorter than 0.6 Angstrom.
+MINIMAL_DISTANCE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class StructureBatch:
+    """Structures as flat tensors, in order; immutable.
+
+    Attributes:
+        numbers: int64 ``[n_atoms]``, atomic numbers.
+        positions: float ``[n_atoms, 3]``, Angstrom.
+        graph: int64 ``[n_atoms]``, index of the structure of each atom, non-decreasing.
+        cell: float ``[n_graphs, 3, 3]``, lattice vectors in rows, Angstrom; zero rows where not periodic.
+        pbc: bool ``[n_graphs, 3]``, periodic directions.
+        charge: float ``[n_graphs]``, total charge in e.
+        bonds: int64 ``[n_bonds, 3]`` (i, j, twice the bond order), or None where no bonds are known.
+        stereo: int64 ``[n_stereo, 5]``, see :mod:`consistent_calc.molgraph`, or None with ``bonds``.
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    graph: Tensor
+    cell: Tensor
+    pbc: Tensor
+    charge: Tensor
+    bonds: Tensor | None = None
+    stereo: Tensor | None = None
+
+    # ------------------------------------------------------------------ construction
+
+    @classmethod
+    def from_arrays(
+        cls,
+        numbers: Any,
+        positions: Any,
+        *,
+        cell: Any = None,
+        pbc: Any = False,
+        charge: float = 0.0,
+        bonds: Any = None,
+        stereo: Any = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> StructureBatch:
+        """One structure from anything ``torch.as_tensor`` takes.
+
+        Args:
+            numbers: ``[n_atoms]``.
+            positions: ``[n_atoms, 3]``, Angstrom.
+            cell: ``[3, 3]``, or None for a molecule.
+            pbc: one or three booleans.
+            charge: total charge in e.
+            bonds, stereo: tables as in the class; ``stereo`` defaults to an empty one where bonds are given.
+            dtype: of the floating-point tensors.
+        """
+        z = torch.as_tensor(numbers, dtype=torch.int64).reshape(-1)
+        pbc_row = torch.as_tensor(pbc, dtype=torch.bool).expand(3).reshape(1, 3)
+        if bonds is not None:
+            bonds = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, BOND_COLUMNS)
+            stereo = [] if stereo is None else stereo
+            stereo = torch.as_tensor(stereo, dtype=torch.int64).reshape(-1, STEREO_COLUMNS)
+        return cls(
+            numbers=z,
+            positions=torch.as_tensor(positions, dtype=dtype).reshape(-1, 3),
+            graph=torch.zeros_like(z),
+            cell=torch.zeros(1, 3, 3, dtype=dtype)
+            if cell is None
+            else torch.as_tensor(cell, dtype=dtype).view(1, 3, 3),
+            pbc=pbc_row,
+            charge=torch.tensor([float(charge)], dtype=dtype),
+            bonds=bonds,
+            stereo=stereo,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[StructureBatch]) -> StructureBatch:
+        """Joins batches in order. Bonds are kept only if every part has them."""
+        if not parts:
+            raise InvalidStructureError("No structures were given: a batch needs at least one.")
+        n_atoms = [0, *torch.tensor([p.n_atoms for p in parts]).cumsum(0).tolist()]
+        n_graphs = [0, *torch.tensor([p.n_graphs for p in parts]).cumsum(0).tolist()]
+        tables: dict[str, Tensor | None] = {"bonds": None, "stereo": None}
+        if all(p.bonds is not None and p.stereo is not None for p in parts):
+            for name, columns in (("bonds", 2), ("stereo", 4)):
+                tables[name] = torch.cat(
+                    [
+                        _shift_indices(getattr(p, name), columns, offset)
+                        for p, offset in zip(parts, n_atoms, strict=False)
+                    ]
+                )
+        return cls(
+            numbers=torch.cat([p.numbers for p in parts]),
+            positions=torch.cat([p.positions for p in parts]),
+            graph=torch.cat([p.graph + offset for p, offset in zip(parts, n_graphs, strict=False)]),
+            cell=torch.cat([p.cell for p in parts]),
+            pbc=torch.cat([p.pbc for p in parts]),
+            charge=torch.cat([p.charge for p in parts]),
+            **tables,
+        )
+
+    @classmethod
+    def from_ase(
+        cls, atoms: Atoms | Sequence[Atoms], *, charge: float | None = None, dtype: torch.dtype = torch.float64
+    ) -> StructureBatch:
+        """From ASE. The total charge is ``charge``, else ``atoms.info["charge"]``, else the sum of initial charges."""
+        from ase import Atoms
+
+        images = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        return cls.concatenate(
+            [
+                cls.from_arrays(
+                    a.numbers,
+                    a.positions,
+                    cell=a.cell.array if a.pbc.any() else None,
+                    pbc=a.pbc,
+                    charge=total_charge(a) if charge is None else charge,
+                    dtype=dtype,
+                )
+                for a in images
+            ]
+        )
+
+    @classmethod
+    def from_rdkit(cls, mol: Mol | Sequence[Mol], *, dtype: torch.dtype = torch.float64) -> StructureBatch:
+        """From RDKit molecules: every 3D conformer of every molecule becomes a structure, with bonds and stereo tags.
+
+        Raises:
+            InvalidStructureError: no conformer, a 2D conformer, or implicit hydrogens.
+        """
+        from rdkit.Chem import GetFormalCharge, Mol
+
+        parts: list[StructureBatch] = []
+        for m in [mol] if isinstance(mol, Mol) else mol:
+            if m.GetNumConformers() == 0:
+                raise InvalidStructureError("The molecule has no conformer; embed it first or use generate_conformers.")
+            if any(a.GetTotalNumHs(includeNeighbors=False) for a in m.GetAtoms()):
+                raise InvalidStructureError(
+                    "The molecule has implicit hydrogens; add them with Chem.AddHs(mol, addCoords=True)."
+                )
+            numbers = [a.GetAtomicNum() for a in m.GetAtoms()]
+            bonds, stereo, charge = bond_table(m), stereo_table(m), GetFormalCharge(m)
+            for conformer in m.GetConformers():
+                if not conformer.Is3D():
+                    raise InvalidStructureError("The molecule has 2D coordinates only; embed it in 3D first.")
+                parts.append(
+                    cls.from_arrays(
+                        numbers, conformer.GetPositions(), charge=charge, bonds=bonds, stereo=stereo, dtype=dtype
+                    )
+                )
+        return cls.concatenate(parts)
+
+    @classmethod
+    def from_pymatgen(
+        cls, structure: Molecule | Structure | Sequence[Any], *, dtype: torch.dtype = torch.float64
+    ) -> StructureBatch:
+        """From pymatgen molecules (open) or structures (periodic as their lattices say), with their charge."""
+        items = structure if isinstance(structure, (list, tuple)) else [structure]
+        parts = []
+        for item in items:
+            lattice = getattr(item, "lattice", None)
+            parts.append(
+                cls.from_arrays(
+                    item.atomic_numbers,
+                    item.cart_coords.copy(),
+                    cell=None if lattice is None else lattice.matrix.copy(),
+                    pbc=False if lattice is None else list(lattice.pbc),
+                    charge=item.charge,
+                    dtype=dtype,
+                )
+            )
+        return cls.concatenate(parts)
+
+    # ------------------------------------------------------------------ shape and parts
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms in all structures."""
+        return self.numbers.shape[0]
+
+    @property
+    def n_graphs(self) -> int:
+        """Number of structures."""
+        return self.charge.shape[0]
+
+    def __len__(self) -> int:
+        return self.n_graphs
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 ``[n_graphs]``: atoms in each structure."""
+        return torch.bincount(self.graph, minlength=self.n_graphs)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StructureBatch:
+        """Moves all tensors to a device; ``dtype`` concerns the floating-point ones."""
+        moved = {}
+        for name, value in vars(self).items():
+            if value is not None:
+                moved[name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        return replace(self, **moved)
+
+    def with_positions(self, positions: Tensor) -> StructureBatch:
+        """The same structures at other positions ``[n_atoms, 3]``."""
+        return replace(self, positions=positions)
+
+    def select(self, indices: Iterable[int] | Tensor) -> StructureBatch:
+        """The structures with these indices, in this order."""
+        chosen = [int(i) for i in indices]
+        ends = self.counts.cumsum(0)
+        starts = ends - self.counts
+        parts = []
+        for i in chosen:
+            lo, hi = int(starts[i]), int(ends[i])
+            parts.append(
+                replace(
+                    self,
+                    numbers=self.numbers[lo:hi],
+                    positions=self.positions[lo:hi],
+                    graph=torch.zeros_like(self.graph[lo:hi]),
+                    cell=self.cell[i : i + 1],
+                    pbc=self.pbc[i : i + 1],
+                    charge=self.charge[i : i + 1],
+                    bonds=_rows_within(self.bonds, lo, hi, 2),
+                    stereo=_rows_within(self.stereo, lo, hi, 4),
+                )
+            )
+        return StructureBatch.concatenate(parts)
+
+    def __getitem__(self, index: int) -> StructureBatch:
+        if not -self.n_graphs <= index < self.n_graphs:
+            raise IndexError(f"structure {index} of a batch of {self.n_graphs}")
+        return self.select([index % self.n_graphs])
+
+    # ------------------------------------------------------------------ back to other packages
+
+    def to_ase(self) -> list[Atoms]:
+        """ASE Atoms, one a structure, with the total charge in ``info["charge"]``."""
+        from ase import Atoms
+
+        images = []
+        for z, r, cell, pbc, charge in self._per_structure():
+            images.append(
+                Atoms(numbers=z, positions=r, cell=cell if any(pbc) else None, pbc=pbc, info={"charge": charge})
+            )
+        return images
+
+    def to_rdkit(self, mols: Mol | Sequence[Mol]) -> list[Mol]:
+        """Copies of the given molecules (one for all, or one a structure), each with these positions as only conformer."""
+        from rdkit.Chem import Conformer, Mol
+
+        templates = [mols] * self.n_graphs if isinstance(mols, Mol) else list(mols)
+        out = []
+        for template, (z, r, _, _, _) in zip(templates, self._per_structure(), strict=True):
+            mol = Mol(template)
+            if [a.GetAtomicNum() for a in mol.GetAtoms()] != z.tolist():
+                raise InvalidStructureError(
+                    "The RDKit molecule has other atoms, or another order of atoms, than the structure."
+                )
+            mol.RemoveAllConformers()
+            conformer = Conformer(len(z))
+            conformer.SetPositions(r)
+            mol.AddConformer(conformer, assignId=True)
+            out.append(mol)
+        return out
+
+    def to_pymatgen(self) -> list[Molecule | Structure]:
+        """pymatgen Molecules (open) or Structures (periodic), one a structure."""
+        from pymatgen.core import Lattice, Molecule, Structure
+
+        out: list[Molecule | Structure] = []
+        for z, r, cell, pbc, charge in self._per_structure():
+            if any(pbc):
+                lattice = Lattice(cell, pbc=tuple(pbc))
+                out.append(Structure(lattice, z, r, charge=charge, coords_are_cartesian=True))
+            else:
+                out.append(Molecule(z, r, charge=charge))
+        return out
+
+    def _per_structure(self) -> Iterable[tuple[Any, Any, Any, list[bool], int | float]]:
+        """NumPy views (numbers, positions, cell, pbc, charge) of each structure."""
+        sizes = self.counts.tolist()
+        numbers = self.numbers.detach().cpu().split(sizes)
+        positions = self.positions.detach().cpu().double().split(sizes)
+        for i, (z, r) in enumerate(zip(numbers, positions, strict=True)):
+            charge = float(self.charge[i])
+            exact = int(charge) if charge.is_integer() else charge
+            yield z.numpy(), r.numpy(), self.cell[i].detach().cpu().double().numpy(), self.pbc[i].tolist(), exact
+
+    # ------------------------------------------------------------------ validity
+
+    def validate(self, elements: Iterable[int] | None = None, *, warn_odd_electrons: bool = True) -> StructureBatch:
+        """Checks what no later step could report clearly; returns self.
+
+        Charges must be integers (:class:`ChargeError`). A charge that leaves an odd number of electrons is allowed
+        with an :class:`OddElectronWarning`: the shipped models saw closed shells only.
+
+        Args:
+            elements: atomic numbers the model knows; None skips this check.
+            warn_odd_electrons: whether to warn.
+
+        Raises:
+            InvalidStructureError: empty structure, NaN or infinite positions or cell, no lattice vector in a
+                periodic direction, a singular cell.
+            UnsupportedElementError: an element outside ``elements``.
+            ChargeError: a charge that is not a finite integer.
+        """
+        from consistent_calc.errors import UnsupportedElementError
+
+        if self.n_graphs == 0 or bool((self.counts == 0).any()):
+            raise InvalidStructureError("A structure without atoms cannot be evaluated.")
+        if not bool(torch.isfinite(self.positions).all()):
+            first = int((~torch.isfinite(self.positions)).any(dim=1).nonzero()[0])
+            raise InvalidStructureError(f"Positions are NaN or infinite (first at atom {first}).")
+        self._validate_cell()
+        if elements is not None:
+            known = set(elements)
+            unknown = sorted(set(self.numbers.unique().tolist()) - known)
+            if unknown:
+                raise UnsupportedElementError(
+                    f"The model does not know {', '.join(map(symbol, unknown))}; "
+                    f"it was trained on {', '.join(symbol(z) for z in sorted(known))}."
+                )
+        self._validate_charge(warn_odd_electrons)
+        return self
+
+    def _validate_cell(self) -> None:
+        if not bool(torch.isfinite(self.cell).all()):
+            raise InvalidStructureError("The cell is NaN or infinite.")
+        lengths = self.cell.norm(dim=2)
+        if bool((self.pbc & (lengths < 1e-6)).any()):
+            raise InvalidStructureError("A periodic direction has no lattice vector; set the cell or pbc=False.")
+        for cell, pbc in zip(self.cell[self.pbc.any(1)].double(), self.pbc[self.pbc.any(1)], strict=True):
+            vectors = torch.nn.functional.normalize(cell[pbc], dim=1)
+            if float(torch.linalg.det(vectors @ vectors.T)) < 1e-8:
+                raise InvalidStructureError("The periodic lattice vectors are linearly dependent (zero cell volume).")
+
+    def _validate_charge(self, warn_odd_electrons: bool) -> None:
+        charges = self.charge.tolist()
+        protons = torch.zeros(self.n_graphs, dtype=torch.int64, device=self.numbers.device)
+        protons = protons.index_add(0, self.graph, self.numbers).tolist()
+        for i, (charge, z) in enumerate(zip(charges, protons, strict=True)):
+            if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
+                raise ChargeError(f"The total charge must be an integer number of e, got {charge:g} for structure {i}.")
+            if warn_odd_electrons and (z - round(charge)) % 2:
+                formula = chemical_formula(self.numbers[self.graph == i].tolist())
+                warnings.warn(
+                    f"{formula} with charge {round(charge):+d} has an odd number of electrons; the model was trained on "
+                    "closed shells only. Is the charge right?",
+                    OddElectronWarning,
+                    stacklevel=4,
+                )
+
+
+def total_charge(atoms: Atoms) -> float:
+    """Total charge of ASE Atoms: ``info["charge"]`` if set, else the sum of the initial charges."""
+    charge = atoms.info.get("charge")
+    if charge is None:
+        charge = float(atoms.get_initial_charges().sum())
+        return round(charge) if abs(charge - round(charge)) < 1e-4 else charge
+    try:
+        return float(charge)
+    except (TypeError, ValueError):
+        raise ChargeError(f'atoms.info["charge"] must be a number, got {charge!r}.') from None
+
+
+def _shift_indices(table: Tensor, columns: int, offset: int) -> Tensor:
+    """Adds ``offset`` to the atom indices, which stand in the first ``columns`` columns."""
+    return torch.cat([table[:, :columns] + offset, table[:, columns:]], dim=1)
+
+
+def _rows_within(table: Tensor | None, lo: int, hi: int, columns: int) -> Tensor | None:
+    """Rows of a table whose atoms lie in ``lo..hi``, renumbered from zero."""
+    if table is None:
+        return None
+    inside = (table[:, 0] >= lo) & (table[:, 0] < hi)
+    return _shift_indices(table[inside], columns, -lo)
