@@ -1,0 +1,134 @@
+"""Checkpoints: weights in safetensors, everything else in a JSON card beside them. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from consistent_calc.errors import CheckpointError
+from consistent_calc.model import ConsistentModel, ModelConfig
+
+FORMAT = "consistent_calc checkpoint"
+FORMAT_VERSION = 1
+
+#: Name of the checkpoint that ships with the package.
+DEFAULT = "base"
+
+
+def save_model(model: ConsistentModel, path: str | Path, record: dict[str, Any] | None = None) -> Path:
+    """Writes ``<path>.safetensors`` and ``<path>.json``, each replaced in one step.
+
+    Args:
+        model: what to save.
+        path: without a suffix, or with either of the two.
+        record: JSON-able account of training data, duration and measured errors.
+
+    Returns:
+        The path of the card.
+    """
+    weights_path, card_path = _paths(path)
+    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    data = save(state)
+    card = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "architecture": dataclasses.asdict(model.config),
+        "units": {"energy": "eV", "length": "Angstrom", "charge": "e"},
+        "weights": weights_path.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "record": record or {},
+    }
+    _replace(weights_path, data)
+    _replace(card_path, (json.dumps(card, indent=2) + "\n").encode())
+    return card_path
+
+
+def load_model(
+    path: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> ConsistentModel:
+    """Loads a checkpoint, ready for use.
+
+    Args:
+        path: of the card, the weights, or either without its suffix; None is the checkpoint shipped with the package.
+        device: "cpu", "cuda", "mps", ...
+        dtype: precision of the network; the atomic reference energies are float64 always.
+
+    Raises:
+        CheckpointError: missing, truncated or altered files, or another format.
+    """
+    weights_path, card_path = _paths(shipped(DEFAULT) if path is None else path)
+    card = read_card(card_path)
+    try:
+        data = weights_path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"The weights {weights_path} cannot be read: {error.strerror}.") from None
+    if hashlib.sha256(data).hexdigest() != card["sha256"]:
+        raise CheckpointError(
+            f"{weights_path} does not match the sha256 in its card: it is truncated or was altered. Get a fresh copy."
+        )
+    try:
+        table = card["architecture"]
+        model = ConsistentModel(ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}))
+        model.load_state_dict(load(data))
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{weights_path} and its card do not fit together: {error}") from None
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def read_card(path: str | Path | None = None) -> dict[str, Any]:
+    """The JSON card of a checkpoint (None: the shipped one).
+
+    Raises:
+        CheckpointError: missing, not JSON, or not a card of this package.
+    """
+    _, card_path = _paths(shipped(DEFAULT) if path is None else path)
+    try:
+        card = json.loads(card_path.read_text())
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint card {card_path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise CheckpointError(f"The checkpoint card {card_path} is not valid JSON (truncated?): {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise CheckpointError(f"{card_path} is not a card of a consistent_calc checkpoint.")
+    if card.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{card_path} has format version {card.get('format_version')}; this package reads {FORMAT_VERSION}. "
+            "Update consistent_calc."
+        )
+    if missing := {"architecture", "sha256"} - set(card):
+        raise CheckpointError(f"{card_path} lacks {', '.join(sorted(missing))}.")
+    return card
+
+
+def shipped(name: str) -> Path:
+    """Path (without suffix) of a checkpoint shipped with the package."""
+    # Installed, the folder lies inside the package (see setup.cfg); in a source tree, beside it.
+    package = Path(__file__).resolve().parent
+    inside = package / "checkpoints"
+    return (inside if inside.is_dir() else package.parent / "checkpoints") / name
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    """Weights and card that belong to a path given in any form."""
+    path = Path(path)
+    stem = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a file so that a kill or a full disk leaves the old one whole."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""Removes conformers that are the same minimum: nearly equal energy and nearly equal heavy-atom positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rdkit import Chem
+from rdkit.Chem import rdMolAlign
+
+from consistent_calc.units import KCAL_PER_MOL
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+#: Conformers whose energies differ by more (kcal/mol) are different minima whatever their RMSD (hydroxyl rotamers).
+ENERGY_WINDOW = 0.1
+#: Bound on the atom permutations that are tried; three CF3 groups alone have 216.
+MAX_MATCHES = 2000
+
+
+def heavy_atoms(mol: Mol) -> Mol:
+    """A copy without hydrogens (all conformers kept); on hydrogens the number of permutations explodes."""
+    parameters = Chem.RemoveHsParameters()
+    parameters.showWarnings = False
+    return Chem.RemoveHs(mol, parameters)
+
+
+def best_rmsd(mol: Mol, first: int, second: int) -> float:
+    """RMSD of two conformers in Angstrom, over rotations and permutations of equivalent atoms.
+
+    Args:
+        mol: usually from :func:`heavy_atoms`; the first conformer is moved onto the second.
+        first, second: conformer ids.
+    """
+    return float(rdMolAlign.GetBestRMS(mol, mol, first, second, maxMatches=MAX_MATCHES))
+
+
+def unique_conformers(
+    mol: Mol, energies: Sequence[float], *, rmsd: float = 0.125, energy_window: float = ENERGY_WINDOW
+) -> list[int]:
+    """Chooses one conformer a minimum, the lowest in energy.
+
+    Mirror images count as different, as they are distinct minima.
+
+    Args:
+        mol: conformers with ids ``0 .. n-1``; not modified.
+        energies: ``[n]``, eV.
+        rmsd: heavy-atom RMSD below which two conformers are the same, Angstrom.
+        energy_window: kcal/mol; only pairs this close in energy are compared.
+
+    Returns:
+        Indices of the chosen conformers, by rising energy.
+    """
+    copy, window = heavy_atoms(mol), energy_window * KCAL_PER_MOL
+    kept: list[int] = []
+    for i in sorted(range(len(energies)), key=lambda i: energies[i]):
+        near = (j for j in reversed(kept) if energies[i] - energies[j] < window)
+        if not any(best_rmsd(copy, i, j) < rmsd for j in near):
+            kept.append(i)
+    return kept

@@ -1,0 +1,295 @@
+"""From molecules to conformers: ETKDG seeds, denoising, relaxation, checks, deduplication and ranking.
+
+Every molecule's random numbers derive from its canonical SMILES and the seed alone, so that its result does not depend
+on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom
+from torch import Tensor
+
+from consistent_calc.conformers.deduplicate import best_rmsd, heavy_atoms, unique_conformers
+from consistent_calc.conformers.input import MoleculeInput
+from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
+from consistent_calc.conformers.result import ConformerEnsemble, conformer_positions
+from consistent_calc.conformers.stereo import GeometryCheck
+from consistent_calc.errors import ConformerError
+from consistent_calc.relax import Relaxation, relax
+from consistent_calc.structures import StructureBatch
+from consistent_calc.units import KCAL_PER_MOL
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+    from consistent_calc.model import ConsistentModel
+
+#: Samples for each conformer asked for: some relax into the same minimum.
+OVERSAMPLING = 1.5
+
+
+@dataclass(frozen=True)
+class ConformerOptions:
+    """What to generate and how; see :func:`consistent_calc.generate_conformers` for each entry."""
+
+    n: int = 20
+    seed: int = 0
+    level: str | None = None
+    window: float | None = None
+    temperature: float = 298.15
+    rmsd_threshold: float = 0.125
+    fmax: float = 0.01
+    max_steps: int = 500
+    denoise: bool = True
+    sigma_start: float = 0.3
+    n_steps: int = 8
+    embed_timeout: int = 60
+    max_atoms_per_batch: int = 4096
+
+    def __post_init__(self) -> None:
+        positive = ("n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout")
+        for name in (*positive, "max_atoms_per_batch"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}.")
+
+
+@dataclass(eq=False)
+class Samples:
+    """One molecule on its way through the steps; ``mol`` holds the current geometries as conformers ``0 .. k-1``."""
+
+    input: MoleculeInput
+    mol: Mol
+    counts: Counter[str]
+    notes: list[str]
+    check: GeometryCheck = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.check = GeometryCheck(self.mol)
+
+
+def derived_seed(seed: int, smiles: str, purpose: str) -> int:
+    """A seed below 2^31 that depends on its arguments only, on any machine."""
+    digest = hashlib.sha256(f"{seed}|{smiles}|{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+# ---------------------------------------------------------------------- 1. seeds
+
+
+def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
+    """ETKDGv3 seeds; from random coordinates if distance geometry finds none.
+
+    Raises:
+        ConformerError: ``embedding_failed`` with RDKit's own counts, ``embedding_timeout``.
+    """
+    mol = Chem.Mol(entry.mol)
+    wanted = max(options.n + 1, round(OVERSAMPLING * options.n))
+    counts: Counter[str] = Counter(requested=wanted)
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = derived_seed(options.seed, entry.smiles, "etkdg")
+    parameters.trackFailures = True
+    parameters.timeout = options.embed_timeout
+    causes: Counter[str] = Counter()
+    notes = list(entry.notes)
+    for use_random_coordinates in (False, True):
+        parameters.useRandomCoords = use_random_coordinates
+        with rdBase.BlockLogs():
+            rdDistGeom.EmbedMultipleConfs(mol, wanted, parameters)
+        causes.update(_failure_causes(parameters))
+        if mol.GetNumConformers() > 0:
+            if use_random_coordinates:
+                notes.append("ETKDG needed random starting coordinates")
+            break
+    check = GeometryCheck(mol)
+    for conformer in list(mol.GetConformers()):
+        problem = check.problem(torch.from_numpy(conformer.GetPositions()))
+        if problem is not None:
+            counts[f"embedding_{problem}"] += 1
+            mol.RemoveConformer(conformer.GetId())
+    counts["embedded"] = mol.GetNumConformers()
+    if counts["embedded"] == 0:
+        raise _embedding_error(causes, counts, options)
+    _renumber(mol)
+    return Samples(entry, mol, counts, notes)
+
+
+def _failure_causes(parameters: rdDistGeom.EmbedParameters) -> Counter[str]:
+    """RDKit's tally of failed attempts, by cause."""
+    tally = list(parameters.GetFailureCounts())
+    names = rdDistGeom.EmbedFailureCauses.values
+    return Counter({str(names[k]).lower(): n for k, n in enumerate(tally) if n > 0 and k in names})
+
+
+def _embedding_error(causes: Counter[str], counts: Counter[str], options: ConformerOptions) -> ConformerError:
+    listed = [f"{name} {n}" for name, n in causes.most_common()]
+    listed += [f"{name} {n}" for name, n in counts.items() if name.startswith("embedding_")]
+    if causes["exceeded_timeout"]:
+        return ConformerError(
+            f"ETKDG found no geometry within {options.embed_timeout} s; raise embed_timeout.", "embedding_timeout"
+        )
+    return ConformerError(
+        f"ETKDG found no geometry of this molecule ({', '.join(listed) or 'no cause reported'}). "
+        "Is its stereochemistry possible?",
+        "embedding_failed",
+    )
+
+
+def _renumber(mol: Mol) -> None:
+    """Gives the conformers the ids ``0 .. k-1``."""
+    for k, conformer in enumerate(list(mol.GetConformers())):
+        conformer.SetId(k)
+
+
+# ---------------------------------------------------------------------- 2. denoising
+
+
+def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
+    """Replaces the seeds by denoised samples; a sample that breaks the molecule falls back to its seed."""
+    from consistent_calc.diffusion.samplers import refine
+
+    structures = StructureBatch.from_rdkit([samples.mol for samples in batch])
+    seeds = [
+        derived_seed(options.seed, samples.input.smiles, f"noise {k}")
+        for samples in batch
+        for k in range(samples.mol.GetNumConformers())
+    ]
+    positions = refine(model, structures, sigma_start=options.sigma_start, n_steps=options.n_steps, seeds=seeds)
+    refined = iter(positions.detach().cpu().double().split(structures.counts.tolist()))
+    for samples in batch:
+        for conformer in samples.mol.GetConformers():
+            x = next(refined)
+            problem = samples.check.problem(x)
+            if problem is None:
+                conformer.SetPositions(x.numpy())
+            samples.counts["denoised" if problem is None else f"denoising_{problem}"] += 1
+        fallen = sum(n for name, n in samples.counts.items() if name.startswith("denoising_"))
+        if fallen:
+            samples.notes.append(f"{fallen} samples fell back to their ETKDG seed after denoising")
+
+
+# ---------------------------------------------------------------------- 3. relaxation
+
+
+def relax_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> list[Relaxation]:
+    """Relaxes the samples of all molecules together; one :class:`Relaxation` a molecule."""
+    structures = StructureBatch.from_rdkit([samples.mol for samples in batch])
+    whole = relax(
+        model,
+        structures,
+        level=options.level,
+        fmax=options.fmax,
+        max_steps=options.max_steps,
+        max_atoms_per_batch=options.max_atoms_per_batch,
+    )
+    parts, start = [], 0
+    for samples in batch:
+        rows = slice(start, start := start + samples.mol.GetNumConformers())
+        parts.append(
+            Relaxation(
+                batch=whole.batch.select(range(rows.start, rows.stop)),
+                initial_energy=whole.initial_energy[rows],
+                energy=whole.energy[rows],
+                fmax=whole.fmax[rows],
+                steps=whole.steps[rows],
+                converged=whole.converged[rows],
+                failed=whole.failed[rows],
+            )
+        )
+    return parts
+
+
+# ---------------------------------------------------------------------- 4. choice
+
+
+def choose(samples: Samples, relaxation: Relaxation, options: ConformerOptions, level: str) -> ConformerEnsemble:
+    """Drops what is no longer the molecule, keeps each minimum once and ranks.
+
+    Raises:
+        ConformerError: nothing is left; the reason is that of most losses.
+    """
+    counts, relaxed = samples.counts, list(relaxation.batch.positions.cpu().split(relaxation.batch.counts.tolist()))
+    survivors, losses, message = [], Counter[str](), ""
+    for k, (x, failed) in enumerate(zip(relaxed, relaxation.failed, strict=True)):
+        problem = samples.check.problem(x) if failed is None else failed.partition(":")[0]
+        if problem is None:
+            survivors.append(k)
+        else:
+            losses[problem] += 1
+            message = failed or message
+    counts.update(losses)
+    if not survivors:
+        reason, _ = losses.most_common(1)[0]
+        listed = ", ".join(f"{name} {n}" for name, n in losses.items())
+        raise ConformerError(f"No sample survived its relaxation ({listed}). {message}".strip(), reason)
+    rows = torch.tensor(survivors)
+    mol = _with_conformers(samples.mol, [relaxed[k] for k in survivors])
+    chosen = unique_conformers(mol, relaxation.energy[rows].tolist(), rmsd=options.rmsd_threshold)
+    counts["duplicates"] = len(survivors) - len(chosen)
+    energies = relative_energies(relaxation.energy[rows[chosen]])
+    in_window = [k for k, e in zip(chosen, energies.tolist(), strict=True) if e <= (options.window or float("inf"))]
+    counts["outside_window"] = len(chosen) - len(in_window)
+    kept = in_window[: options.n]
+    counts["kept"] = len(kept)
+    return _ensemble(samples, relaxation, [survivors[k] for k in kept], options, level)
+
+
+def _ensemble(
+    samples: Samples, relaxation: Relaxation, kept: list[int], options: ConformerOptions, level: str
+) -> ConformerEnsemble:
+    """The ensemble of these samples, which are sorted by energy."""
+    relaxed = relaxation.batch.positions.cpu().split(relaxation.batch.counts.tolist())
+    generated = conformer_positions(samples.mol)
+    energies, entry = relaxation.energy[kept], samples.input
+    mol = _with_conformers(samples.mol, [relaxed[k] for k in kept])
+    pairs = heavy_atoms(_with_conformers(samples.mol, [x for k in kept for x in (generated[k], relaxed[k])]))
+    moved = [best_rmsd(pairs, 2 * k, 2 * k + 1) for k in range(len(kept))]
+    return ConformerEnsemble(
+        id=entry.id,
+        name=entry.name,
+        smiles=entry.smiles,
+        level=level,
+        mol=mol,
+        energies=energies,
+        relative_energies=relative_energies(energies),
+        weights=boltzmann_weights(energies, options.temperature),
+        moved=torch.tensor(moved, dtype=torch.float64),
+        gaps=(relaxation.initial_energy[kept] - energies) / KCAL_PER_MOL,
+        converged=relaxation.converged[kept],
+        counts=dict(samples.counts),
+        notes=(*samples.notes, *_closing_notes(samples, relaxation, kept, options)),
+    )
+
+
+def _closing_notes(samples: Samples, relaxation: Relaxation, kept: list[int], options: ConformerOptions) -> list[str]:
+    notes = []
+    if len(kept) < options.n:
+        notes.append(
+            f"{len(kept)} distinct conformers found in {samples.counts['embedded']} samples; {options.n} asked"
+        )
+    lost = samples.counts["stereo_changed"] + samples.counts["bonds_changed"]
+    if lost:
+        notes.append(f"{lost} samples were dropped because relaxation changed their stereochemistry or bonds")
+    unconverged = int((~relaxation.converged[kept]).sum())
+    if unconverged:
+        notes.append(f"{unconverged} conformers did not reach fmax = {options.fmax} eV/Angstrom")
+    return notes
+
+
+def _with_conformers(mol: Mol, positions: Sequence[Tensor]) -> Mol:
+    """A copy of the molecule with exactly these conformers, ids ``0 .. k-1``."""
+    out = Chem.Mol(mol)
+    out.RemoveAllConformers()
+    for x in positions:
+        conformer = Chem.Conformer(out.GetNumAtoms())
+        conformer.Set3D(True)
+        conformer.SetPositions(x.double().numpy())
+        out.AddConformer(conformer, assignId=True)
+    return out

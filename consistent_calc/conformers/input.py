@@ -1,0 +1,261 @@
+"""Reads molecules from SMILES, files and RDKit; a bad entry becomes a typed failure, never an exception.
+
+Nothing is guessed: no fragment is stripped, no charge, protonation state or tautomer is changed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rdkit import Chem, rdBase
+
+from consistent_calc.elements import symbol
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+#: What :func:`read_molecules` takes: a SMILES string, a path, an RDKit molecule or an iterable of any of these.
+MoleculeSource = "str | Path | Mol | Iterable[str | Path | Mol]"
+
+SUFFIXES = (".smi", ".smiles", ".txt", ".csv", ".sdf", ".mol")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an input has no result.
+
+    Attributes:
+        reason: a short code for tables, such as ``"invalid_smiles"``.
+        message: what happened and what to do about it.
+    """
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeInput:
+    """One input entry: a molecule, or the reason why there is none.
+
+    Attributes:
+        id: unique within one call of :func:`read_molecules`.
+        name: as given, or the empty string.
+        smiles: canonical SMILES of the molecule, else the text that could not be read.
+        mol: with all hydrogens explicit and no conformers; None after a failure.
+        failure: None for a usable molecule.
+        notes: what the user should know, such as unspecified stereo centres.
+    """
+
+    id: str
+    name: str
+    smiles: str
+    mol: Mol | None
+    failure: Failure | None = None
+    notes: tuple[str, ...] = ()
+
+
+class _Entry(NamedTuple):
+    name: str
+    text: str
+    mol: Mol | None
+    failure: Failure | None
+
+
+def read_molecules(
+    source: str | Path | Mol | Iterable[str | Path | Mol], *, elements: Collection[int] | None = None
+) -> Iterator[MoleculeInput]:
+    """Yields one :class:`MoleculeInput` an entry, in order.
+
+    Args:
+        source: a SMILES string (a name may follow after a blank); the path of a ``.smi``, ``.smiles``, ``.txt`` (one
+            SMILES and name a line), ``.csv`` (a column named SMILES), ``.sdf`` or ``.mol`` file; an RDKit molecule; or
+            any iterable of these. Coordinates are used for their stereochemistry only.
+        elements: atomic numbers that are allowed; None allows all.
+
+    Failure reasons:
+        ``file_not_found``, ``no_smiles_column``, ``invalid_smiles``, ``invalid_molecule``, ``invalid_record``,
+        ``empty_molecule``, ``multiple_fragments``, ``unsupported_element``, ``odd_electrons``.
+    """
+    used: set[str] = set()
+    for number, entry in enumerate(_entries(source), start=1):
+        unique = _unique(entry.name or f"molecule_{number}", used)
+        if entry.mol is None or entry.failure is not None:
+            yield MoleculeInput(unique, entry.name, entry.text, None, entry.failure)
+            continue
+        prepared = _prepare(entry.mol, elements)
+        if isinstance(prepared, Failure):
+            yield MoleculeInput(unique, entry.name, entry.text, None, prepared)
+        else:
+            notes = _stereo_notes(prepared)
+            smiles = Chem.MolToSmiles(Chem.RemoveHs(prepared))
+            yield MoleculeInput(unique, entry.name, smiles, prepared, None, notes)
+
+
+def _unique(wanted: str, used: set[str]) -> str:
+    unique, k = wanted, 1
+    while unique in used:
+        k += 1
+        unique = f"{wanted}_{k}"
+    used.add(unique)
+    return unique
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def _entries(source: str | Path | Mol | Iterable[str | Path | Mol]) -> Iterator[_Entry]:
+    if isinstance(source, Chem.Mol):
+        name = source.GetProp("_Name") if source.HasProp("_Name") else ""
+        yield _sanitized(name, Chem.Mol(source), "invalid_molecule")
+    elif isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES)):
+        yield from _file_entries(Path(source))
+    elif isinstance(source, str):
+        yield _smiles_entry(source)
+    elif isinstance(source, Iterable):
+        for item in source:
+            yield from _entries(item)
+    else:
+        message = f"A molecule is given as SMILES, file path or RDKit molecule, not as {type(source).__name__}."
+        yield _Entry("", repr(source), None, Failure("invalid_molecule", message))
+
+
+def _file_entries(path: Path) -> Iterator[_Entry]:
+    readers: dict[str, Callable[[Path], Iterator[_Entry]]] = {
+        ".csv": _csv_entries,
+        ".sdf": _sdf_entries,
+        ".mol": _sdf_entries,
+    }
+    if path.suffix.lower() not in SUFFIXES:
+        message = f"Unknown kind of file {path.name!r}; use one of {', '.join(SUFFIXES)}."
+        yield _Entry("", str(path), None, Failure("invalid_record", message))
+    elif not path.is_file():
+        yield _Entry("", str(path), None, Failure("file_not_found", f"There is no file {str(path)!r}."))
+    else:
+        yield from readers.get(path.suffix.lower(), _line_entries)(path)
+
+
+def _line_entries(path: Path) -> Iterator[_Entry]:
+    """One SMILES a line, perhaps followed by a name; blank lines, comments and a header are skipped."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            text = line.strip()
+            is_header = number == 0 and text.split(maxsplit=1)[:1] in (["SMILES"], ["smiles"], ["Smiles"])
+            if text and not text.startswith("#") and not is_header:
+                yield _smiles_entry(text)
+
+
+def _csv_entries(path: Path) -> Iterator[_Entry]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        table = csv.DictReader(lines)
+        columns = {column.strip().lower(): column for column in table.fieldnames or ()}
+        if "smiles" not in columns:
+            message = f"{path.name!r} has no column named SMILES; it has: {', '.join(columns) or 'none'}."
+            yield _Entry("", str(path), None, Failure("no_smiles_column", message))
+            return
+        named = next((columns[c] for c in ("name", "id", "title") if c in columns), None)
+        for row in table:
+            entry = _smiles_entry((row[columns["smiles"]] or "").strip())
+            name = (row[named] or "").strip() if named else ""
+            yield entry._replace(name=name or entry.name)
+
+
+def _sdf_entries(path: Path) -> Iterator[_Entry]:
+    """Records of an SDF; stereo comes from the coordinates (3D) or from wedges and double bonds (2D)."""
+    with rdBase.BlockLogs():
+        supplier = Chem.SDMolSupplier(str(path), removeHs=False)
+        n_records = len(supplier)
+    for i in range(n_records):
+        messages: list[str] = []
+        mol = _captured(lambda i=i: supplier[i], messages)  # type: ignore[misc]
+        text = supplier.GetItemText(i).strip()
+        name = text.splitlines()[0].strip() if text else ""
+        if mol is None:
+            message = f"Record {i + 1} of {path.name!r} cannot be read: {_first(messages)}"
+            yield _Entry(name, f"record {i + 1} of {path.name}", None, Failure("invalid_record", message))
+        else:
+            yield _Entry(mol.GetProp("_Name").strip(), f"record {i + 1} of {path.name}", mol, None)
+
+
+def _smiles_entry(text: str) -> _Entry:
+    messages: list[str] = []
+    mol = _captured(lambda: Chem.MolFromSmiles(text), messages)
+    if mol is None:
+        message = f"RDKit cannot read the SMILES {text!r}: {_first(messages)}"
+        return _Entry("", text, None, Failure("invalid_smiles", message))
+    return _Entry(mol.GetProp("_Name") if mol.HasProp("_Name") else "", text, mol, None)
+
+
+def _sanitized(name: str, mol: Mol, reason: str) -> _Entry:
+    """Sanitises a caller's molecule, which may have been built without."""
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol)
+    except ValueError as error:
+        return _Entry(name, name, None, Failure(reason, f"RDKit rejects the molecule: {error}"))
+    return _Entry(name, Chem.MolToSmiles(mol), mol, None)
+
+
+def _captured(read: Callable[[], Mol | None], messages: list[str]) -> Mol | None:
+    """Runs an RDKit reader with its log kept off stderr; error lines are appended to ``messages``."""
+    with rdBase.BlockLogs():
+        if not hasattr(rdBase, "CaptureErrorLog"):  # RDKit before 2025.09
+            return read()
+        with rdBase.CaptureErrorLog() as log:
+            mol = read()
+        messages.extend(line.partition("] ")[2] or line for line in log.messages.splitlines())
+        return mol
+
+
+def _first(messages: list[str]) -> str:
+    return next((line.strip() for line in messages if line.strip()), "syntax error or impossible valence.")
+
+
+# ---------------------------------------------------------------------- rules
+
+
+def _prepare(mol: Mol, elements: Collection[int] | None) -> Mol | Failure:
+    """The molecule with explicit hydrogens and clean stereo labels, or the first rule it breaks."""
+    if mol.GetNumAtoms() == 0:
+        return Failure("empty_molecule", "The entry holds no atoms.")
+    n_fragments = len(Chem.GetMolFrags(mol))
+    if n_fragments > 1:
+        return Failure(
+            "multiple_fragments",
+            f"The entry holds {n_fragments} fragments (a salt or a mixture). Give the one molecule you mean, with its "
+            "charge; nothing is removed silently.",
+        )
+    mol = Chem.AddHs(mol)
+    numbers = {atom.GetAtomicNum() for atom in mol.GetAtoms()}
+    unknown = {0} & numbers if elements is None else numbers - set(elements)
+    if unknown:
+        names = ", ".join("dummy atom" if z == 0 else symbol(z) for z in sorted(unknown))
+        allowed = "" if elements is None else f" The model knows {', '.join(symbol(z) for z in sorted(elements))}."
+        return Failure("unsupported_element", f"The molecule contains {names}.{allowed}")
+    n_electrons = sum(atom.GetAtomicNum() for atom in mol.GetAtoms()) - Chem.GetFormalCharge(mol)
+    n_unpaired = sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+    if n_electrons % 2 or n_unpaired:
+        return Failure(
+            "odd_electrons",
+            f"The molecule has unpaired electrons ({n_electrons} electrons, {n_unpaired} of them radical); the model "
+            "was trained on closed shells only. Check the charge and the hydrogens.",
+        )
+    mol.RemoveAllConformers()
+    # Labels on atoms that are no stereo centres would later look like lost stereochemistry.
+    Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    return mol
+
+
+def _stereo_notes(mol: Mol) -> tuple[str, ...]:
+    counts = {Chem.StereoType.Atom_Tetrahedral: 0, Chem.StereoType.Bond_Double: 0}
+    for info in Chem.FindPotentialStereo(Chem.Mol(mol)):
+        if info.type in counts and info.specified != Chem.StereoSpecified.Specified:
+            counts[info.type] += 1
+    words = ("tetrahedral centre", "double bond")
+    missing = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in zip(counts.values(), words, strict=True) if n > 0]
+    if not missing:
+        return ()
+    return (f"unspecified stereochemistry at {' and '.join(missing)}: conformers may be of different stereoisomers",)

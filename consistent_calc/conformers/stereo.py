@@ -1,0 +1,85 @@
+"""Checks that a geometry still is the molecule asked for: its stereochemistry and its bonds, read from 3D."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from rdkit import Chem, rdBase
+from torch import Tensor
+
+from consistent_calc.molgraph import bond_table, stereo_satisfied, stereo_table
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+#: A bond longer than this multiple of the sum of the covalent radii is broken.
+BROKEN = 1.35
+#: Atoms closer than this multiple that share no bond have formed one. Bridgeheads of bicyclo[1.1.1]pentane: 1.23.
+FORMED = 1.15
+
+_CHIRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_CIS_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOZ)
+
+
+class GeometryCheck:
+    """Compares geometries with one molecule.
+
+    Args:
+        mol: with explicit hydrogens and the wanted stereochemistry; its conformers are not used.
+    """
+
+    def __init__(self, mol: Mol) -> None:
+        self.mol = Chem.Mol(mol)
+        self.mol.RemoveAllConformers()
+        self._stereo = stereo_table(mol)
+        table, n = Chem.GetPeriodicTable(), mol.GetNumAtoms()
+        radii = torch.tensor([table.GetRcovalent(a.GetAtomicNum()) for a in mol.GetAtoms()], dtype=torch.float64)
+        self._sums = radii[:, None] + radii[None, :]
+        self._bonded = torch.zeros(n, n, dtype=torch.bool)
+        i, j = bond_table(mol)[:, :2].unbind(1)
+        self._bonded[i, j] = self._bonded[j, i] = True
+        self._other = ~self._bonded & ~torch.eye(n, dtype=torch.bool)
+
+    def problem(self, positions: Tensor) -> str | None:
+        """``"bonds_changed"``, ``"stereo_changed"`` or None if the geometry is the molecule's.
+
+        Args:
+            positions: ``[n_atoms, 3]``, Angstrom.
+        """
+        positions = positions.detach().cpu().double()
+        if not bool(torch.isfinite(positions).all()) or not self.bonds_kept(positions):
+            return "bonds_changed"
+        return None if self.stereo_kept(positions) else "stereo_changed"
+
+    def bonds_kept(self, positions: Tensor) -> bool:
+        """Whether no bond of the molecule is broken and no other one formed, judged by distances."""
+        ratio = torch.linalg.norm(positions[:, None] - positions[None, :], dim=-1) / self._sums
+        return not bool(((ratio > BROKEN) & self._bonded).any() or ((ratio < FORMED) & self._other).any())
+
+    def stereo_kept(self, positions: Tensor) -> bool:
+        """Whether every specified centre and double bond has its label.
+
+        Two independent readings must agree: the signs of volumes and dihedral angles
+        (:func:`consistent_calc.molgraph.stereo_satisfied`), and RDKit's perception from 3D.
+        """
+        return bool(stereo_satisfied(positions, self._stereo).all()) and self._rdkit_agrees(positions)
+
+    def _rdkit_agrees(self, positions: Tensor) -> bool:
+        seen = Chem.Mol(self.mol)
+        conformer = Chem.Conformer(seen.GetNumAtoms())
+        conformer.Set3D(True)
+        conformer.SetPositions(positions.numpy())
+        seen.AddConformer(conformer, assignId=True)
+        with rdBase.BlockLogs():
+            Chem.AssignStereochemistryFrom3D(seen, replaceExistingTags=True)
+        # A label that RDKit does not assign from 3D (it knows fewer kinds of centres there) contradicts nothing.
+        for wanted, found in zip(self.mol.GetAtoms(), seen.GetAtoms(), strict=True):
+            tags = wanted.GetChiralTag(), found.GetChiralTag()
+            if all(tag in _CHIRAL for tag in tags) and tags[0] != tags[1]:
+                return False
+        for bond, other in zip(self.mol.GetBonds(), seen.GetBonds(), strict=True):
+            labels = bond.GetStereo(), other.GetStereo()
+            if all(label in _CIS_TRANS for label in labels) and labels[0] != labels[1]:
+                return False
+        return True

@@ -1,0 +1,152 @@
+"""Import of extended XYZ files (imports ASE inside the functions): molecules or crystals from any program."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Iterator
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from consistent_calc.data.importers.report import ImportReport
+from consistent_calc.data.record import MoleculeRecord
+from consistent_calc.data.split import N_BUCKETS, bucket_of_smiles
+from consistent_calc.data.store import StoreWriter
+from consistent_calc.elements import chemical_formula
+from consistent_calc.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+KINDS = {0: "imported frame"}
+
+
+def import_extxyz(
+    path: str | Path, out: str | Path, level: str, *, licence: str = "unknown", max_force: float = 0.05
+) -> ImportReport:
+    """Writes the frames of an extended XYZ file as a store; frames that cannot be read are reported and skipped.
+
+    Energy, forces, charges, dipole, cell and periodicity are kept, stress is not. Units are ASE's (eV, Angstrom).
+    Frames with the same ``info["smiles"]``, elements and charge are conformations of one molecule. The side of the
+    split comes from ``info["smiles"]``; without it, from a hash of the (for crystals reduced) chemical formula.
+
+    Args:
+        path: the file.
+        out: the store to write.
+        level: level of theory of the labels.
+        licence: of the data.
+        max_force: frames whose largest force is below it, in eV/Angstrom, are flagged as minima.
+    """
+    report = ImportReport()
+    molecules: dict[tuple[Any, ...], list[Atoms]] = {}
+    for i, text in enumerate(_frames(Path(path))):
+        try:
+            atoms, charge = _read_frame(text)
+            key = (str(atoms.info.get("smiles", "")), tuple(atoms.numbers.tolist()), charge, bool(atoms.pbc.any()))
+            _bucket(key[0], atoms)
+        except Exception as error:  # ASE's reader raises nearly any type on a malformed frame
+            report.failures.append((f"frame {i}", f"{type(error).__name__}: {error}"))
+            continue
+        molecules.setdefault(key, []).append(atoms)
+    writer = StoreWriter(out, level=level, provenance=f"imported from {Path(path).name}", licence=licence, kinds=KINDS)
+    with writer:
+        for (smiles, _, charge, _), images in molecules.items():
+            record = _record(smiles, charge, images, max_force)
+            writer.add(record)
+            report.n_equilibrium += int(record.equilibrium.sum())
+            report.n_without_graph += 1
+        report.n_molecules, report.n_conformations = writer.n_molecules, writer.n_conformations
+    return report
+
+
+def _frames(path: Path) -> Iterator[str]:
+    """The text of each frame: one bad frame must not make the others unreadable, as it does in ase.io.read."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    start = 0
+    while start < len(lines):
+        first = lines[start].strip()
+        if not first:
+            start += 1
+            continue
+        if not first.isdigit():
+            # The count of atoms is damaged, so go on at the next line that can begin a frame.
+            end = next((j for j in range(start + 1, len(lines)) if lines[j].strip().isdigit()), len(lines))
+        else:
+            end = start + int(first) + 2
+        yield "".join(lines[start:end])
+        start = end
+
+
+def _read_frame(text: str) -> tuple[Atoms, int]:
+    """One frame and its total charge.
+
+    Raises:
+        DataError: too few lines, a fractional charge, or positions that are not finite.
+        Exception: whatever ASE raises on malformed text.
+    """
+    from ase.io import read
+
+    from consistent_calc.structures import total_charge
+
+    atoms = cast("Atoms", read(io.StringIO(text), format="extxyz", index=0))
+    charge = total_charge(atoms)
+    if len(atoms) == 0 or not np.isfinite(atoms.positions).all():
+        raise DataError("no atoms, or positions that are NaN or infinite")
+    if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
+        raise DataError(f"the total charge {charge:g} is not an integer")
+    return atoms, round(charge)
+
+
+def _bucket(smiles: str, atoms: Atoms) -> int:
+    if smiles:
+        return bucket_of_smiles(smiles)
+    numbers = atoms.numbers.tolist()
+    if atoms.pbc.any():  # a crystal and its supercells stay together
+        counts = np.bincount(numbers)
+        divisor = reduce(math.gcd, [int(c) for c in counts if c])
+        numbers = [z for z, c in enumerate(counts) for _ in range(c // divisor)]
+    return int(hashlib.md5(chemical_formula(numbers).encode()).hexdigest(), 16) % N_BUCKETS
+
+
+def _record(smiles: str, charge: int, images: list[Atoms], max_force: float) -> MoleculeRecord:
+    n, first = len(images[0]), images[0]
+    forces = _labels(images, "forces", (n, 3))
+    periodic = first.pbc.any()
+    with np.errstate(invalid="ignore"):  # frames without forces are NaN and compare as False
+        relaxed = np.linalg.norm(forces, axis=-1).max(axis=1) < max_force
+    return MoleculeRecord(
+        numbers=first.numbers,
+        positions=np.stack([a.positions for a in images]),
+        smiles=smiles,
+        bucket=_bucket(smiles, first),
+        source="extxyz",
+        charge=charge,
+        equilibrium=relaxed,
+        energy=_present(_labels(images, "energy", ())),
+        forces=_present(forces),
+        partial_charges=_present(_labels(images, "charges", (n,))),
+        dipole=_present(_labels(images, "dipole", (3,))),
+        cell=np.stack([a.cell.array for a in images]) if periodic else None,
+        pbc=np.stack([a.pbc for a in images]) if periodic else None,
+    )
+
+
+def _labels(images: list[Atoms], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A calculator result of every frame, NaN where a frame lacks it, ``[n_frames, *shape]``."""
+    out = np.full((len(images), *shape), np.nan)
+    for i, atoms in enumerate(images):
+        value = None if atoms.calc is None else atoms.calc.results.get(name)
+        if value is not None:
+            out[i] = value
+    return out
+
+
+def _present(values: np.ndarray) -> np.ndarray | None:
+    return None if np.isnan(values).all() else values

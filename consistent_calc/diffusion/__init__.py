@@ -1,0 +1,1 @@
+"""Diffusion over molecular structures: noise levels, preconditioning and samplers."""

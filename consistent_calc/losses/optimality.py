@@ -1,0 +1,56 @@
+"""Optimality consistency: the equilibrium structure minimises the energy.
+
+All forms take an ``energy`` function of positions ``[n_atoms, 3]`` that gives energies ``[n_graphs]`` in eV. It stands
+for the frozen copy E* of the energy head: its weights must not require gradients, so that the gradient reaches the
+structure head only, through the predicted positions. Sources and status of the forms: Ren et al., NeurIPS 2024
+(arXiv 2410.10118); which of them the authors used is not known, so the alternatives stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Energy = Callable[[Tensor], Tensor]
+
+
+def comparison_loss(energy: Energy, predicted: Tensor, displacement: Tensor) -> Tensor:
+    """``mean max(0, E*(R) - E*(R + d))``: no neighboring structure may lie lower than the predicted one.
+
+    Args:
+        energy: frozen energy function.
+        predicted: ``[n_atoms, 3]``, output of the structure head, Angstrom.
+        displacement: ``[n_atoms, 3]``, a random displacement of up to about 0.1 Angstrom.
+
+    Returns:
+        Scalar, eV; zero at a minimum.
+    """
+    return torch.relu(energy(predicted) - energy(predicted + displacement)).mean()
+
+
+def gap_loss(energy: Energy, predicted: Tensor, reference: Tensor) -> Tensor:
+    """``mean (E*(R) - E*(R_0))``: the energy of the predicted structure above that of a reference structure.
+
+    Args:
+        reference: ``[n_atoms, 3]``, e.g. the labelled equilibrium structure, Angstrom.
+
+    Returns:
+        Scalar, eV; it has the gradient of the mean energy of the predicted structures.
+    """
+    with torch.no_grad():
+        floor = energy(reference)
+    return (energy(predicted) - floor).mean()
+
+
+def slope_loss(energy: Energy, predicted: Tensor) -> Tensor:
+    """``mean |grad E*(R)|`` over atoms: the forces on the predicted structure, which vanish at any stationary point.
+
+    Returns:
+        Scalar, eV/Angstrom.
+    """
+    if not predicted.requires_grad:
+        predicted = predicted.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(predicted).sum(), predicted, create_graph=True)
+    return ((gradient * gradient).sum(1) + 1e-12).sqrt().mean()

@@ -1,0 +1,303 @@
+"""ConsistentModel: one encoder, an energy head and a structure head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from consistent_calc.diffusion.preconditioning import Preconditioning
+from consistent_calc.errors import InvalidStructureError, UnknownLevelError, UnsupportedElementError
+from consistent_calc.neighbors import NeighborList, neighbor_list
+from consistent_calc.nn.encoder import Encoder
+from consistent_calc.nn.energy_head import EnergyHead
+from consistent_calc.nn.pairs import graph_pairs
+from consistent_calc.nn.structure_head import StructureHead
+from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the network before its weights are loaded.
+
+    Attributes:
+        elements: atomic numbers known to the model.
+        levels: names of the levels of theory, the default one first.
+        cutoff: Angstrom.
+        channels: channels of the features of degree l = 0, 1, ...
+        n_layers: interaction layers.
+        radial_size: Bessel functions.
+        mean_neighbors: typical number of neighbors within the cutoff.
+    """
+
+    elements: tuple[int, ...]
+    levels: tuple[str, ...]
+    cutoff: float = 5.0
+    channels: tuple[int, ...] = (128, 64, 32)
+    n_layers: int = 3
+    radial_size: int = 16
+    mean_neighbors: float = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the energy head says of a batch.
+
+    Attributes:
+        energy: float64 ``[n_graphs]``, eV, atomic reference energies included.
+        energies: float64 ``[n_atoms]``, eV, atomic contributions to ``energy``.
+        forces: ``[n_atoms, 3]``, eV/Angstrom, or None if not asked for.
+        charges: ``[n_atoms]``, partial charges in e that sum to the total charge.
+        stress: ``[n_graphs, 3, 3]``, eV/Angstrom^3 (zero for open systems), or None if not asked for.
+    """
+
+    energy: Tensor
+    energies: Tensor
+    forces: Tensor | None
+    charges: Tensor
+    stress: Tensor | None
+
+
+class ConsistentModel(nn.Module):
+    """A shared E(3)-equivariant encoder with an energy head and a structure head.
+
+    The energy is a smooth function of numbers, positions, cell and total charge alone; bonds and stereo tags are read
+    by :meth:`denoise` only.
+
+    Args:
+        config: the architecture.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(
+            len(config.elements),
+            config.channels,
+            config.n_layers,
+            config.radial_size,
+            config.cutoff,
+            config.mean_neighbors,
+        )
+        self.energy_head = EnergyHead(config.channels[0], len(config.levels))
+        n_filters = sum(self.encoder.messages[0].splits)
+        self.structure_head = StructureHead(config.channels, config.n_layers, n_filters)
+        self.preconditioning = Preconditioning()
+        # Atomic reference energies stay in float64 whatever the dtype of the network (see _apply).
+        self.references: Tensor
+        self.register_buffer("references", torch.zeros(len(config.levels), len(config.elements), dtype=torch.float64))
+        lookup = torch.full((120,), -1, dtype=torch.int64)
+        lookup[list(config.elements)] = torch.arange(len(config.elements))
+        self.lookup: Tensor
+        self.register_buffer("lookup", lookup, persistent=False)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        """Moves the module as torch does, but never rounds the reference energies (up to 1e5 eV) to float32."""
+        references = self.references
+        super()._apply(fn, recurse)
+        self.references = references.to(device=self.references.device)
+        return self
+
+    # ------------------------------------------------------------------ properties
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers known to the model."""
+        return self.config.elements
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of theory, the default one first."""
+        return self.config.levels
+
+    @property
+    def cutoff(self) -> float:
+        """Cutoff of the neighbor list, Angstrom."""
+        return self.config.cutoff
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.elements.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.encoder.elements.weight.dtype
+
+    # ------------------------------------------------------------------ energy
+
+    def atomic(
+        self, vectors: Tensor, elements: Tensor, edges: Tensor, graph: Tensor, charge: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The differentiable core: atomic energies without references, and charges.
+
+        Args:
+            vectors: ``[n_edges, 3]``, receiver to sender, Angstrom.
+            elements: int64 ``[n_atoms]``, indices into ``config.elements``.
+            edges: int64 ``[2, n_edges]``.
+            graph: int64 ``[n_atoms]``.
+            charge: ``[n_graphs]``.
+            level: int64 ``[n_graphs]``.
+        """
+        features = self.encoder(elements, vectors, edges, graph, charge)
+        return self.energy_head(features[0], graph, charge, level)
+
+    def edge_gradients(
+        self, vectors: Tensor, elements: Tensor, edges: Tensor, graph: Tensor, charge: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivative of the energy with respect to every edge vector, atomic energies, charges (see :meth:`atomic`).
+
+        A pure function of tensors, so that it can be compiled; forces and stress are sums of the first result.
+        """
+
+        def total(v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            energies, charges = self.atomic(v, elements, edges, graph, charge, level)
+            return energies.sum(), (energies, charges)
+
+        gradients, (energies, charges) = torch.func.grad(total, has_aux=True)(vectors)
+        return gradients, energies, charges
+
+    def predict(
+        self, batch: StructureBatch, *, level: str | None = None, forces: bool = True, stress: bool = False
+    ) -> Prediction:
+        """Energies and their derivatives, for use: validated input, no autograd graph.
+
+        Args:
+            batch: structures on any device; they are moved to the model's.
+            level: level of theory, by default the first of :attr:`levels`.
+            forces: whether to compute forces.
+            stress: whether to compute the stress of the periodic structures.
+
+        Raises:
+            InvalidStructureError, UnsupportedElementError, ChargeError: what no model could answer.
+            UnknownLevelError: no readout for this level.
+        """
+        batch = batch.validate(self.elements, warn_odd_electrons=False).to(self.device, self.dtype)
+        levels = torch.full_like(batch.counts, self.level_index(level))
+        neighbors = neighbor_list(batch, self.cutoff)
+        vectors = neighbors.vectors(batch).detach()
+        check_distances(vectors, neighbors.edges)
+        arguments = (self.element_indices(batch), neighbors.edges, batch.graph, batch.charge, levels)
+        with torch.no_grad():
+            if forces or stress:
+                gradients, raw, charges = self.edge_gradients(vectors, *arguments)
+            else:
+                raw, charges = self.atomic(vectors, *arguments)
+            energies = raw.double() + self.references[levels[batch.graph], arguments[0]]
+            return Prediction(
+                energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),
+                energies=energies,
+                forces=forces_from_edges(gradients, neighbors.edges, batch.n_atoms) if forces else None,
+                charges=charges,
+                stress=stress_from_edges(gradients, vectors, neighbors, batch) if stress else None,
+            )
+
+    def level_index(self, level: str | None) -> int:
+        """Index of a level's readout; None is the default level."""
+        if level is None:
+            return 0
+        if level not in self.levels:
+            raise UnknownLevelError(f"No readout for the level {level!r}; this model has: {', '.join(self.levels)}.")
+        return self.levels.index(level)
+
+    def element_indices(self, batch: StructureBatch) -> Tensor:
+        """int64 ``[n_atoms]``, rows of the element table; the batch must be on the model's device."""
+        indices = self.lookup[batch.numbers.clamp(0, 119)]
+        if bool((indices < 0).any()):
+            batch.validate(self.elements, warn_odd_electrons=False)
+            raise UnsupportedElementError("The batch holds an element outside the model's table.")
+        return indices
+
+    # ------------------------------------------------------------------ structure
+
+    def denoise(self, batch: StructureBatch, sigma: Tensor) -> Tensor:
+        """Predicts the clean structure from a noisy one (differentiable).
+
+        Args:
+            batch: noisy positions, with bonds and stereo tags.
+            sigma: ``[n_graphs]``, noise level of each structure, Angstrom.
+
+        Returns:
+            ``[n_atoms, 3]``, the denoiser's estimate of the clean positions, Angstrom.
+
+        Raises:
+            InvalidStructureError: without bonds the molecular graph is unknown.
+        """
+        if batch.bonds is None or batch.stereo is None:
+            raise InvalidStructureError("The structure head needs the molecular graph; use StructureBatch.from_rdkit.")
+        scaled = batch.with_positions(batch.positions * self.preconditioning.c_in(sigma)[batch.graph, None])
+        edges, kinds = graph_pairs(scaled, neighbor_list(scaled, self.cutoff).edges)
+        output = self.displacements(
+            scaled.positions, self.element_indices(batch), edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
+        )
+        return batch.positions + self.preconditioning.c_out(sigma)[batch.graph, None] * output
+
+    def displacements(
+        self,
+        positions: Tensor,
+        elements: Tensor,
+        edges: Tensor,
+        kinds: Tensor,
+        graph: Tensor,
+        charge: Tensor,
+        stereo: Tensor,
+        sigma: Tensor,
+    ) -> Tensor:
+        """The structure network F of ``D = x + c_out F(c_in x)``: ``[n_atoms, 3]``, in units of ``c_out``.
+
+        Pure function of tensors; ``positions`` are scaled already, shapes as in :meth:`atomic` and :meth:`denoise`.
+        """
+        receiver, sender = edges
+        vectors = positions[sender] - positions[receiver]
+        # Noise can put two atoms on top of each other; a floor keeps the direction finite.
+        vectors = vectors + 1e-4 * (vectors.abs().sum(1, keepdim=True) < 1e-3)
+        distances = vectors.norm(dim=1)
+        noise = self.preconditioning.c_noise(sigma)[graph]
+        condition = self.structure_head.condition(positions, edges, distances, kinds, stereo, noise)
+        return self.structure_head(self.encoder(elements, vectors, edges, graph, charge, condition))
+
+
+def forces_from_edges(gradients: Tensor, edges: Tensor, n_atoms: int) -> Tensor:
+    """Forces from derivatives with respect to edge vectors ``r_sender - r_receiver`` (a sum rule, exact).
+
+    Args:
+        gradients: ``[n_edges, 3]``, eV/Angstrom.
+        edges: int64 ``[2, n_edges]``.
+        n_atoms: number of atoms.
+
+    Returns:
+        ``[n_atoms, 3]``, eV/Angstrom; they add up to zero in every structure.
+    """
+    forces = gradients.new_zeros(n_atoms, 3)
+    return forces.index_add(0, edges[0], gradients).index_add(0, edges[1], -gradients)
+
+
+def stress_from_edges(gradients: Tensor, vectors: Tensor, neighbors: NeighborList, batch: StructureBatch) -> Tensor:
+    """Stress ``sum_edges r (x) dE/dr / V`` of the fully or partly periodic structures; zero for open ones.
+
+    The volume is ``|det(cell)|``, as in ASE; where a direction has no lattice vector the stress is zero.
+
+    Returns:
+        ``[n_graphs, 3, 3]``, eV/Angstrom^3, symmetric.
+    """
+    virial = vectors[:, :, None] * gradients[:, None, :]
+    total = virial.new_zeros(batch.n_graphs, 3, 3).index_add(0, batch.graph[neighbors.edges[0]], virial)
+    volume = torch.linalg.det(batch.cell).abs()
+    periodic = batch.pbc.any(1) & (volume > 0)
+    stress = torch.where(periodic, 1 / volume.clamp_min(1e-10), 0)[:, None, None] * total
+    return (stress + stress.mT) / 2
+
+
+def check_distances(vectors: Tensor, edges: Tensor) -> None:
+    """Raises InvalidStructureError where two atoms (nearly) coincide."""
+    if len(vectors) == 0:
+        return
+    squared = (vectors * vectors).sum(1)
+    closest = int(squared.argmin())
+    if float(squared[closest]) < MINIMAL_DISTANCE**2:
+        i, j = edges[:, closest].tolist()
+        raise InvalidStructureError(
+            f"Atoms {i} and {j} are {float(squared[closest]) ** 0.5:.3f} Angstrom apart: two atoms at one place."
+        )

@@ -1,0 +1,38 @@
+"""Periodic and large structures on the CPU: the linked-cell search of vesin, one structure after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consistent_calc.neighbors.pairs import SEARCH_MARGIN, strict_and_sorted
+from consistent_calc.structures import StructureBatch
+
+
+def vesin_pairs(batch: StructureBatch, cutoff: float) -> tuple[Tensor, Tensor]:
+    """All pairs within the cutoff.
+
+    Args:
+        batch: in float64, on the CPU; open, periodic and partially periodic structures in any mixture.
+        cutoff: Angstrom.
+
+    Returns:
+        Edges and shifts as in :class:`~consistent_calc.neighbors.NeighborList`.
+    """
+    from vesin import NeighborList as Search
+
+    search = Search(cutoff=cutoff + SEARCH_MARGIN, full_list=True)
+    # Whatever stands in open directions is no lattice vector.
+    cells = torch.where(batch.pbc.unsqueeze(2), batch.cell, 0.0).numpy()
+    periodic = batch.pbc.numpy()
+    positions = batch.positions.numpy()
+    pairs, shifts, first = [np.empty((0, 2), np.int64)], [np.empty((0, 3), np.int64)], 0
+    for graph, n_atoms in enumerate(batch.counts.tolist()):
+        if n_atoms > 0:
+            p, s = search.compute(positions[first : first + n_atoms], cells[graph], periodic[graph], "PS", copy=True)
+            pairs.append(p.astype(np.int64) + first)
+            shifts.append(s.astype(np.int64))
+        first += n_atoms
+    edges = torch.from_numpy(np.concatenate(pairs).T)
+    return strict_and_sorted(batch, edges, torch.from_numpy(np.concatenate(shifts)), cutoff)

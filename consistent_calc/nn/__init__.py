@@ -1,0 +1,1 @@
+"""The network: radial functions, equivariant layers, the shared encoder and its heads."""

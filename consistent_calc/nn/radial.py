@@ -1,0 +1,44 @@
+"""Radial functions: a smooth cutoff and a Bessel basis."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def polynomial_cutoff(distance: Tensor, cutoff: float, p: int = 6) -> Tensor:
+    """Envelope that goes from 1 at zero to 0 at the cutoff, where its first two derivatives vanish too.
+
+    Equation 8 of Gasteiger et al., "Directional Message Passing for Molecular Graphs" (2020).
+
+    Args:
+        distance: any shape, Angstrom.
+        cutoff: Angstrom.
+        p: order; a larger one keeps the envelope at 1 for longer.
+
+    Returns:
+        The same shape; exactly 0 at and beyond the cutoff.
+    """
+    x = (distance / cutoff).clamp(max=1.0)
+    a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
+    return 1 + x**p * (a + x * (b + x * c))
+
+
+class BesselBasis(nn.Module):
+    """``sqrt(2/c) sin(n pi d / c) / d`` for ``n = 1..size``, times the cutoff envelope.
+
+    Equation 7 of Gasteiger et al. (2020). All functions vanish smoothly at the cutoff.
+    """
+
+    def __init__(self, size: int, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.register_buffer("frequencies", torch.arange(1, size + 1) * (math.pi / cutoff), persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """``[n]`` distances in Angstrom to ``[n, size]``."""
+        d = distance[:, None]
+        envelope = polynomial_cutoff(d, self.cutoff) * math.sqrt(2 / self.cutoff)
+        return torch.sin(self.frequencies * d) / d * envelope

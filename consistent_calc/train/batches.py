@@ -1,0 +1,64 @@
+"""Training batches from several data sets of several levels of theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from consistent_calc.data.dataset import Labels
+from consistent_calc.model import ConsistentModel
+from consistent_calc.structures import StructureBatch
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyBatch:
+    """Structures of mixed levels with their labels; NaN where a label is missing.
+
+    Attributes:
+        structures: on the device of the model.
+        level: int64 ``[n_graphs]``, readout.
+        molecule: int64 ``[n_graphs]``, conformations of one molecule share it (unique across the joined data sets).
+        energy: ``[n_graphs]``, eV, atomic references subtracted.
+        forces: ``[n_atoms, 3]``, eV/Angstrom.
+        charges: ``[n_atoms]``, e.
+        dipole: ``[n_graphs, 3]``, e Angstrom.
+    """
+
+    structures: StructureBatch
+    level: Tensor
+    molecule: Tensor
+    energy: Tensor
+    forces: Tensor
+    charges: Tensor
+    dipole: Tensor
+
+
+def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentModel) -> EnergyBatch:
+    """Joins batches of several data sets, each with its level, on the device and in the dtype of the model."""
+    structures = StructureBatch.concatenate([s for s, _ in parts])
+    columns: dict[str, list[Tensor]] = {k: [] for k in ("level", "molecule", "energy", "forces", "charges", "dipole")}
+    for offset, (s, labels) in enumerate(parts):
+        level = model.level_index(labels.level)
+        missing = torch.full((1,), torch.nan)
+        energy = missing.expand(s.n_graphs) if labels.energy is None else labels.energy
+        columns["energy"].append(energy.double() - composition_energy(model, s, level))
+        columns["level"].append(torch.full_like(s.counts, level))
+        columns["molecule"].append(labels.molecule + offset * 10**9)
+        columns["forces"].append(missing.expand(s.n_atoms, 3) if labels.forces is None else labels.forces)
+        columns["charges"].append(
+            missing.expand(s.n_atoms) if labels.partial_charges is None else labels.partial_charges
+        )
+        columns["dipole"].append(missing.expand(s.n_graphs, 3) if labels.dipole is None else labels.dipole)
+    tensors = {}
+    for name, values in columns.items():
+        joined = torch.cat(values)
+        tensors[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else None)
+    return EnergyBatch(structures=structures.to(model.device, model.dtype), **tensors)
+
+
+def composition_energy(model: ConsistentModel, structures: StructureBatch, level: int) -> Tensor:
+    """Sum of the atomic reference energies: float64 ``[n_graphs]`` on the CPU, eV. The batch must be on the CPU."""
+    references = model.references[level].cpu()[model.lookup.cpu()[structures.numbers]]
+    return references.new_zeros(structures.n_graphs).index_add(0, structures.graph, references)

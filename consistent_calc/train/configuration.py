@@ -1,0 +1,167 @@
+"""The configuration of a training run: a TOML file read into dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from consistent_calc.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class EnergyData:
+    """A store of labelled structures for the energy head.
+
+    Attributes:
+        store: path of the HDF5 store, relative to the configuration file.
+        atoms: atoms a batch takes from it (its share of the training).
+    """
+
+    store: str
+    atoms: int
+
+
+@dataclass(frozen=True)
+class StructureData:
+    """A store whose equilibrium structures train the structure head; attributes as in :class:`EnergyData`."""
+
+    store: str
+    atoms: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network, see :class:`consistent_calc.model.ModelConfig`; elements and levels follow from the data."""
+
+    cutoff: float = 5.0
+    channels: tuple[int, ...] = (128, 64, 32)
+    n_layers: int = 3
+    radial_size: int = 16
+    mean_neighbors: float = 20.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Factors of the losses, which have the units of their arguments (eV, eV/Angstrom, e, e Angstrom)."""
+
+    energy: float = 2.0
+    forces: float = 1.0
+    charges: float = 1.0
+    dipole: float = 0.1
+    structure: float = 0.1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise levels of the structure task in Angstrom, log-normal."""
+
+    median: float = 0.25
+    spread: float = 1.0
+    low: float = 0.01
+    high: float = 5.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and optimiser. Training ends at ``steps`` or after ``hours``, whichever comes first.
+
+    The learning rate warms up linearly and then falls as a cosine of the fraction used up, of steps or of hours.
+    """
+
+    steps: int = 1_000_000
+    hours: float = 1000.0
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    ema_decay: float = 0.999
+    checkpoint_minutes: float = 5.0
+    validation_minutes: float = 10.0
+    validation_structures: int = 500
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A whole run.
+
+    Attributes:
+        output: folder of the run, relative to the configuration file.
+        energy, structure: data of the two tasks; the level of the first energy store is the model's default.
+        seed: of weights, order of the data and noise.
+        device: "cpu", "cuda" or "mps".
+        compile: whether to compile the two network functions.
+        threads: CPU threads; None leaves torch's choice.
+    """
+
+    output: str
+    energy: tuple[EnergyData, ...]
+    structure: tuple[StructureData, ...] = ()
+    model: Architecture = field(default_factory=Architecture)
+    weights: Weights = field(default_factory=Weights)
+    noise: Noise = field(default_factory=Noise)
+    schedule: Schedule = field(default_factory=Schedule)
+    seed: int = 0
+    device: str = "cpu"
+    compile: bool = False
+    threads: int | None = None
+
+
+T = TypeVar("T")
+
+
+def read_config(path: str | Path) -> tuple[TrainingConfig, Path]:
+    """Reads a TOML file.
+
+    Returns:
+        The configuration and the folder that its relative paths start from.
+
+    Raises:
+        ConfigurationError: not TOML, unknown or missing keys, values of the wrong type.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"There is no configuration file {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not a TOML file: {error}") from None
+    config = _build(TrainingConfig, table, str(path.name))
+    if not config.energy:
+        raise ConfigurationError(f"{path.name}: at least one [[energy]] data set is needed.")
+    return config, path.resolve().parent
+
+
+def _build(kind: type[T], table: Any, where: str) -> T:
+    """A dataclass from a TOML table, recursively."""
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{where} must be a table, got {table!r}.")
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(fields))
+    if unknown:
+        raise ConfigurationError(f"{where}: unknown entry {', '.join(unknown)}; known are {', '.join(fields)}.")
+    required = {f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := sorted(required - set(table)):
+        raise ConfigurationError(f"{where}: missing entry {', '.join(missing)}.")
+    hints = get_type_hints(kind)
+    return kind(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in table.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """A TOML value as the annotated type."""
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    arguments = get_args(hint)
+    if arguments and arguments[-1] is Ellipsis:
+        if not isinstance(value, list):
+            raise ConfigurationError(f"{where} must be a list, got {value!r}.")
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    accepted = arguments or (hint,)
+    if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        names = " or ".join(t.__name__ for t in accepted)
+        raise ConfigurationError(f"{where} must be {names}, got {value!r}.")
+    return value

@@ -1,0 +1,180 @@
+"""Errors of a model on labelled data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from consistent_calc.data.dataset import Dataset
+from consistent_calc.diffusion.noise import centered_noise
+from consistent_calc.elements import symbol
+from consistent_calc.losses.structure import align
+from consistent_calc.model import ConsistentModel
+from consistent_calc.train.batches import energy_batch
+from consistent_calc.train.configuration import Weights
+from consistent_calc.train.objective import Objective
+from consistent_calc.units import KCAL_PER_MOL
+
+#: Structures evaluated at once.
+BATCH = 48
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyErrors:
+    """Errors of single conformations and atoms; NaN where there is no label.
+
+    Attributes:
+        indices: int64 ``[n]``, conformations of the data set.
+        energy: ``[n]``, predicted minus reference, eV.
+        forces: ``[n_atoms]``, mean absolute component error of each atom, eV/Angstrom.
+        force_rms: ``[n]``, root mean square of the predicted force components, eV/Angstrom.
+        charges: ``[n_atoms]``, absolute, e.
+        molecule, kind: ``[n]``.
+        numbers, owner: ``[n_atoms]``, element, and row of the conformation the atom belongs to.
+    """
+
+    indices: NDArray[np.int64]
+    energy: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    force_rms: NDArray[np.float64]
+    charges: NDArray[np.float64]
+    molecule: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    owner: NDArray[np.int64]
+
+    def relative_energy_mae(self, chosen: NDArray[np.bool_] | None = None) -> float:
+        """Mean absolute error within molecules, kcal/mol: each molecule's mean error is taken off.
+
+        Molecules with one conformation do not count.
+        """
+        chosen = np.ones(len(self.energy), bool) if chosen is None else chosen
+        chosen = chosen & ~np.isnan(self.energy)
+        _, owner, count = np.unique(self.molecule[chosen], return_inverse=True, return_counts=True)
+        error = self.energy[chosen]
+        error = error - (np.bincount(owner, weights=error) / count)[owner]
+        error = error[count[owner] > 1]
+        return float(np.abs(error).mean() / KCAL_PER_MOL) if len(error) else float("nan")
+
+    def summary(self) -> dict[str, float]:
+        """The figures to watch: force MAE, relative and total energy MAE, charge MAE (those with labels)."""
+        figures = {
+            "force_mae_eV_A": _mean(self.forces),
+            "relative_energy_mae_kcal_mol": self.relative_energy_mae(),
+            "energy_mae_eV": _mean(np.abs(self.energy)),
+            "charge_mae_e": _mean(self.charges),
+        }
+        return {name: value for name, value in figures.items() if not np.isnan(value)}
+
+    def by_kind(self, names: dict[int, str]) -> dict[str, dict[str, float]]:
+        """Force and relative-energy MAE of each kind of conformation."""
+        out = {}
+        for kind in np.unique(self.kind):
+            chosen = self.kind == kind
+            out[names.get(int(kind), str(kind))] = {
+                "force_mae_eV_A": _mean(self.forces[chosen[self.owner]]),
+                "relative_energy_mae_kcal_mol": self.relative_energy_mae(chosen),
+                "n": int(chosen.sum()),
+            }
+        return out
+
+    def by_element(self) -> dict[str, dict[str, float]]:
+        """Force and charge MAE of each element."""
+        return {
+            symbol(int(z)): {
+                "force_mae_eV_A": _mean(self.forces[self.numbers == z]),
+                "charge_mae_e": _mean(self.charges[self.numbers == z]),
+                "n": int((self.numbers == z).sum()),
+            }
+            for z in np.unique(self.numbers)
+        }
+
+
+def evaluate_energy(
+    model: ConsistentModel, data: Dataset, *, limit: int | None = None, level: str | None = None
+) -> EnergyErrors:
+    """Compares energies, forces and charges with the labels of a data set.
+
+    Args:
+        model: on any device.
+        data: one side of a store.
+        limit: evaluate a fixed sample of whole molecules of about this many conformations.
+        level: readout to use; by default the one of the data's level.
+    """
+    indices = np.arange(len(data)) if limit is None else sample_molecules(data, limit)
+    objective = Objective(model, Weights())
+    rows: dict[str, list[NDArray[np.float64]]] = {"energy": [], "forces": [], "charges": [], "force_rms": []}
+    for start in range(0, len(indices), BATCH):
+        structures, labels = data.batch(indices[start : start + BATCH])
+        if level is not None:
+            labels = type(labels)(**{**vars(labels), "level": level})
+        batch = energy_batch([(structures, labels)], model)
+        with torch.no_grad():
+            predicted = objective.predict(batch)
+        forces = predicted["forces"].double()
+        squares = torch.zeros(structures.n_graphs, dtype=torch.float64, device=forces.device)
+        squares = squares.index_add(0, batch.structures.graph, (forces**2).mean(1))
+        rows["energy"].append(_numpy(predicted["energy"] - batch.energy))
+        rows["forces"].append(_numpy((forces - batch.forces).abs().mean(1)))
+        rows["force_rms"].append(_numpy((squares / batch.structures.counts).sqrt()))
+        rows["charges"].append(_numpy((predicted["charges"] - batch.charges).abs()))
+    molecule = data.molecule[indices]
+    slices = [data.numbers[data.atom_offset[m] : data.atom_offset[m + 1]] for m in molecule]
+    return EnergyErrors(
+        indices=indices,
+        **{name: np.concatenate(values) for name, values in rows.items()},
+        molecule=molecule,
+        kind=data.kind[indices].astype(np.int64),
+        numbers=np.concatenate(slices).astype(np.int64),
+        owner=np.repeat(np.arange(len(indices)), data.n_atoms[indices]),
+    )
+
+
+def sample_molecules(data: Dataset, limit: int) -> NDArray[np.int64]:
+    """Conformations of whole molecules, evenly spread over the data set, about ``limit`` of them."""
+    share = min(1.0, limit / max(len(data), 1))
+    n = max(1, round(data.n_molecules * share))
+    chosen = np.unique(np.linspace(0, data.n_molecules - 1, n).astype(np.int64))
+    return np.flatnonzero(np.isin(data.molecule, chosen))
+
+
+def evaluate_structure(
+    model: ConsistentModel,
+    data: Dataset,
+    indices: NDArray[np.int64],
+    sigmas: tuple[float, ...] = (0.1, 0.3, 1.0),
+) -> dict[str, float]:
+    """One-step denoising: RMSD in Angstrom to the clean structure after one step, per noise level.
+
+    Args:
+        indices: conformations with a molecular graph.
+        sigmas: noise levels, Angstrom.
+
+    Returns:
+        ``denoised_rmsd_<sigma>_A`` for each level: mean over structures, all atoms, aligned.
+    """
+    totals = dict.fromkeys(sigmas, 0.0)
+    for start in range(0, len(indices), BATCH):
+        clean = data.batch(indices[start : start + BATCH], with_graph=True)[0].to(model.device, model.dtype)
+        noise = centered_noise(clean.graph, range(start, start + clean.n_graphs)).to(clean.positions)
+        for sigma in sigmas:
+            levels = torch.full_like(clean.charge, sigma)
+            with torch.no_grad():
+                denoised = model.denoise(clean.with_positions(clean.positions + sigma * noise), levels)
+            moved = align(denoised, clean.positions, clean.graph, clean.n_graphs)
+            squares = torch.zeros_like(clean.charge)
+            squares = squares.index_add(0, clean.graph, ((moved - clean.positions) ** 2).sum(1))
+            totals[sigma] += float((squares / clean.counts).sqrt().sum())
+    return {f"denoised_rmsd_{sigma:g}_A": total / max(len(indices), 1) for sigma, total in totals.items()}
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return tensor.detach().double().cpu().numpy()
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,83 @@
+"""The losses of one batch of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
+from consistent_calc.losses.structure import align, denoising_loss
+from consistent_calc.model import ConsistentModel, forces_from_edges
+from consistent_calc.neighbors import neighbor_list
+from consistent_calc.nn.pairs import graph_pairs
+from consistent_calc.structures import StructureBatch
+from consistent_calc.train.batches import EnergyBatch
+from consistent_calc.train.configuration import Weights
+
+
+class Objective:
+    """Losses of a model, through compiled network functions if wanted.
+
+    Args:
+        model: its parameters are trained.
+        weights: factors of the losses.
+        compile: compile the two network functions with dynamic shapes. The derivative with respect to the positions is
+            taken inside the compiled function: compiled energies with an outer ``create_graph`` fail in torch.
+    """
+
+    def __init__(self, model: ConsistentModel, weights: Weights, *, compile: bool = False) -> None:
+        self.model = model
+        self.weights = weights
+        wrap: Callable[..., Callable[..., Tensor]] = torch.compile if compile else (lambda f, **_: f)
+        self._edge_gradients = wrap(model.edge_gradients, dynamic=True, fullgraph=True)
+        self._displacements = wrap(model.displacements, dynamic=True, fullgraph=True)
+
+    def predict(self, batch: EnergyBatch) -> dict[str, Tensor]:
+        """Differentiable predictions: energy (without references), forces, charges, dipole."""
+        s = batch.structures
+        neighbors = neighbor_list(s, self.model.cutoff)
+        gradients, energies, charges = self._edge_gradients(
+            neighbors.vectors(s), self.model.element_indices(s), neighbors.edges, s.graph, s.charge, batch.level
+        )
+        return {
+            "energy": torch.zeros_like(s.charge).index_add(0, s.graph, energies),
+            "forces": forces_from_edges(gradients, neighbors.edges, s.n_atoms),
+            "charges": charges,
+            "dipole": torch.zeros_like(batch.dipole).index_add(0, s.graph, charges[:, None] * s.positions),
+        }
+
+    def energy_losses(self, batch: EnergyBatch) -> dict[str, Tensor]:
+        """Unweighted losses of the energy task."""
+        predicted = self.predict(batch)
+        return {
+            "energy": energy_loss(predicted["energy"], batch.energy, batch.structures.counts),
+            "forces": vector_loss(predicted["forces"], batch.forces),
+            "charges": charge_loss(predicted["charges"], batch.charges),
+            "dipole": vector_loss(predicted["dipole"], batch.dipole),
+        }
+
+    def structure_losses(self, clean: StructureBatch, sigma: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Unweighted losses of the structure task.
+
+        Args:
+            clean: equilibrium structures with their graphs, on the model's device.
+            sigma: ``[n_graphs]``, Angstrom.
+            noise: standard normal ``[n_atoms, 3]``.
+        """
+        model, graph = self.model, clean.graph
+        noisy = clean.positions + sigma[graph, None] * noise
+        scaled = clean.with_positions(noisy * model.preconditioning.c_in(sigma)[graph, None])
+        edges, kinds = graph_pairs(scaled, neighbor_list(scaled, model.cutoff).edges)
+        output = self._displacements(
+            scaled.positions, model.element_indices(clean), edges, kinds, graph, clean.charge, clean.stereo, sigma
+        )
+        denoised = noisy + model.preconditioning.c_out(sigma)[graph, None] * output
+        target = align(clean.positions, noisy, graph, clean.n_graphs)
+        return {"structure": denoising_loss(denoised, target, sigma, graph)}
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """Weighted sum of losses named as in :class:`Weights`."""
+        weighted = [getattr(self.weights, name) * value for name, value in losses.items()]
+        return torch.stack(weighted).sum()

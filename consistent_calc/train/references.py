@@ -1,0 +1,42 @@
+"""Atomic reference energies, fitted to the training data of each level."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consistent_calc.data.dataset import Dataset
+
+
+def fit_references(datasets: list[Dataset], levels: tuple[str, ...], elements: tuple[int, ...]) -> Tensor:
+    """Least-squares atomic energies per level, from the mean energy of every training molecule.
+
+    Elements that a level never sees get zero.
+
+    Args:
+        datasets: training sides.
+        levels, elements: rows and columns of the result.
+
+    Returns:
+        float64 ``[n_levels, n_elements]``, eV.
+    """
+    table = torch.zeros(len(levels), len(elements), dtype=torch.float64)
+    for row, level in enumerate(levels):
+        compositions, energies = [], []
+        for data in datasets:
+            if data.level != level or data.energy is None:
+                continue
+            known = ~np.isnan(data.energy)
+            count = np.bincount(data.molecule[known], minlength=data.n_molecules)
+            total = np.bincount(data.molecule[known], weights=data.energy[known], minlength=data.n_molecules)
+            owner = np.repeat(np.arange(data.n_molecules), np.diff(data.atom_offset))
+            composition = np.zeros((data.n_molecules, len(elements)))
+            for column, element in enumerate(elements):
+                composition[:, column] = np.bincount(owner[data.numbers == element], minlength=data.n_molecules)
+            compositions.append(composition[count > 0])
+            energies.append(total[count > 0] / count[count > 0])
+        if compositions:
+            solution = np.linalg.lstsq(np.concatenate(compositions), np.concatenate(energies), rcond=None)[0]
+            table[row] = torch.from_numpy(solution)
+    return table

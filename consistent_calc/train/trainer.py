@@ -1,0 +1,308 @@
+"""The training loop: multi-task, resumable, on one device or several.
+
+Started under ``torchrun``, every process takes its share of the batches and gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from consistent_calc.checkpoint import save_model
+from consistent_calc.data.batching import BatchStream
+from consistent_calc.data.dataset import Dataset
+from consistent_calc.data.split import Split
+from consistent_calc.data.store import Store
+from consistent_calc.diffusion.noise import training_levels
+from consistent_calc.errors import ConfigurationError
+from consistent_calc.model import ConsistentModel, ModelConfig
+from consistent_calc.train.batches import energy_batch
+from consistent_calc.train.configuration import TrainingConfig
+from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
+from consistent_calc.train.objective import Objective
+from consistent_calc.train.references import fit_references
+
+
+class Trainer:
+    """Owns everything that changes during a run, and can write and read it.
+
+    Args:
+        config: the run.
+        base: folder that relative paths start from.
+
+    Raises:
+        ConfigurationError, DataError: nothing to train on.
+    """
+
+    def __init__(self, config: TrainingConfig, base: Path) -> None:
+        self.config = config
+        self.rank, self.world_size = _join_process_group(config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.output = base / config.output
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.energy_data = [Store(base / d.store).read(Split.TRAIN) for d in config.energy]
+        self.structure_data = [_Equilibria(Store(base / d.store).read(Split.TRAIN)) for d in config.structure]
+        self.validation_data = [Store(base / d.store).read(Split.VALIDATION) for d in config.energy]
+        self.validation_structures = [
+            _Equilibria(Store(base / d.store).read(Split.VALIDATION)) for d in config.structure
+        ]
+        torch.manual_seed(config.seed)
+        self.model = _new_model(config, self.energy_data).to(config.device)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.ema_decay))
+        self.objective = Objective(self.model, config.weights, compile=config.compile)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.schedule.learning_rate,
+            weight_decay=config.schedule.weight_decay,
+            betas=(0.9, 0.98),
+        )
+        self.energy_streams = [
+            self._stream(d.n_atoms, c.atoms) for d, c in zip(self.energy_data, config.energy, strict=True)
+        ]
+        self.structure_streams = [
+            self._stream(d.n_atoms, c.atoms) for d, c in zip(self.structure_data, config.structure, strict=True)
+        ]
+        self.noise = torch.Generator().manual_seed(config.seed + 7919 * self.rank)
+        self.step = 0
+        self.seconds = 0.0
+        self.stop_requested = False
+        if self._state_path.exists():
+            self._load_state()
+
+    def _stream(self, n_atoms: np.ndarray, atoms: int) -> BatchStream:
+        return BatchStream(n_atoms, atoms, seed=self.config.seed, rank=self.rank, world_size=self.world_size)
+
+    # ------------------------------------------------------------------ one step
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, by steps or by hours, whichever is larger."""
+        schedule = self.config.schedule
+        return min(1.0, max(self.step / schedule.steps, self.seconds / 3600 / schedule.hours))
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine of the progress down to a hundredth."""
+        schedule = self.config.schedule
+        warmup = min(1.0, (self.step + 1) / schedule.warmup_steps)
+        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress))
+        return schedule.learning_rate * warmup * cosine
+
+    def train_step(self) -> dict[str, float]:
+        """One update of the weights; returns the losses."""
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        # The tasks are differentiated one after the other: half the memory, the same gradient.
+        losses = self._backward(self._energy_losses())
+        if self.structure_data:
+            losses |= self._backward(self._structure_losses())
+        self._average_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.schedule.clip_norm)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return losses | {"learning_rate": rate, "gradient_norm": float(norm)}
+
+    def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        self.objective.total(losses).backward()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _energy_losses(self) -> dict[str, Tensor]:
+        parts = [d.batch(next(s)) for d, s in zip(self.energy_data, self.energy_streams, strict=True)]
+        return self.objective.energy_losses(energy_batch(parts, self.model))
+
+    def _structure_losses(self) -> dict[str, Tensor]:
+        parts = [d.batch(next(s)) for d, s in zip(self.structure_data, self.structure_streams, strict=True)]
+        clean = type(parts[0]).concatenate(parts)
+        noise = self.config.noise
+        sigma = training_levels(
+            clean.n_graphs, self.noise, median=noise.median, spread=noise.spread, low=noise.low, high=noise.high
+        )
+        normal = torch.randn(clean.n_atoms, 3, generator=self.noise)
+        clean = clean.to(self.model.device, self.model.dtype)
+        return self.objective.structure_losses(clean, sigma.to(clean.positions), normal.to(clean.positions))
+
+    def _average_gradients(self) -> None:
+        if self.world_size == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.model.parameters()]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for p, g in zip(self.model.parameters(), flat.split([g.numel() for g in gradients]), strict=True):
+            p.grad = g.view_as(p)
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self, on_step: Any = None) -> Path:
+        """Trains to the end of the schedule, from where the last run of this folder stopped.
+
+        SIGINT and SIGTERM end the run after the current step, with everything saved.
+
+        Args:
+            on_step: called with the trainer and the losses after each step (progress display).
+
+        Returns:
+            Path of the card of the exported model (averaged weights).
+        """
+        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        schedule = self.config.schedule
+        last = saved = validated = time.monotonic()
+        window: list[dict[str, float]] = []
+        try:
+            while self.progress < 1 and not self.stop_requested:
+                window.append(self.train_step())
+                now = time.monotonic()
+                self.seconds += self._agree(now - last)
+                last = now
+                if on_step is not None:
+                    on_step(self, window[-1])
+                if len(window) == 50:
+                    self._log("train", {k: float(np.mean([w[k] for w in window])) for k in window[0]})
+                    window = []
+                if self._agree(now - saved) > 60 * schedule.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
+                if self._agree(now - validated) > 60 * schedule.validation_minutes:
+                    self._log("validation", self.validate())
+                    self.export()
+                    validated = time.monotonic()
+            self._log("validation", self.validate())
+            self.save()
+            return self.export()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_requested = True
+
+    def _agree(self, seconds: float) -> float:
+        """The clock of rank 0, so that all ranks take the same decisions."""
+        if self.world_size == 1:
+            return seconds
+        clock = torch.tensor([seconds, float(self.stop_requested)], device=self.model.device)
+        dist.broadcast(clock, 0)
+        self.stop_requested = bool(clock[1])
+        return float(clock[0])
+
+    def validate(self) -> dict[str, float]:
+        """Errors of the averaged weights on a fixed sample of the validation side."""
+        limit = self.config.schedule.validation_structures
+        model: ConsistentModel = self.average.module
+        out: dict[str, float] = {}
+        for data, source in zip(self.validation_data, self.config.energy, strict=True):
+            name = Path(source.store).stem
+            out |= {f"{name}/{k}": v for k, v in evaluate_energy(model, data, limit=limit).summary().items()}
+        for structures, source in zip(self.validation_structures, self.config.structure, strict=True):
+            errors = evaluate_structure(model, structures.data, structures.indices[:limit])
+            out |= {f"{Path(source.store).stem}/{k}": v for k, v in errors.items()}
+        return out
+
+    def _log(self, kind: str, values: dict[str, float]) -> None:
+        if self.rank == 0:
+            line = {"kind": kind, "step": self.step, "hours": round(self.seconds / 3600, 4), **values}
+            with (self.output / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def _state_path(self) -> Path:
+        return self.output / "state.pt"
+
+    def save(self) -> None:
+        """Writes the state of the run, replacing the last one in one step."""
+        if self.rank != 0:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "energy_streams": [s.state_dict() for s in self.energy_streams],
+            "structure_streams": [s.state_dict() for s in self.structure_streams],
+            "noise": self.noise.get_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        temporary = self._state_path.with_suffix(".partial")
+        torch.save(state, temporary)
+        os.replace(temporary, self._state_path)
+
+    def _load_state(self) -> None:
+        state = torch.load(self._state_path, map_location=self.config.device, weights_only=True)
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ConfigurationError(f"{self.output} holds a run of another architecture: {error}") from None
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for streams, states in (
+            (self.energy_streams, state["energy_streams"]),
+            (self.structure_streams, state["structure_streams"]),
+        ):
+            for stream, saved in zip(streams, states, strict=True):
+                stream.load_state_dict(saved)
+        self.noise.set_state(state["noise"].cpu())
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def export(self) -> Path:
+        """Writes the averaged weights as a checkpoint for use."""
+        record = {
+            "configuration": asdict(self.config),
+            "steps": self.step,
+            "hours": round(self.seconds / 3600, 3),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "structures": {d.level: len(d) for d in self.energy_data},
+        }
+        return save_model(self.average.module, self.output / "model", record) if self.rank == 0 else self.output
+
+
+class _Equilibria:
+    """The equilibrium structures of a data set that have a molecular graph."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+        has_graph = np.diff(data.bond_offset) > 0
+        self.indices = np.flatnonzero(data.equilibrium & has_graph[data.molecule])
+        self.n_atoms = data.n_atoms[self.indices]
+
+    def batch(self, positions: np.ndarray) -> Any:
+        """Structures with their graphs; ``positions`` index into :attr:`indices`."""
+        return self.data.batch(self.indices[positions], with_graph=True)[0]
+
+
+def _new_model(config: TrainingConfig, datasets: list[Dataset]) -> ConsistentModel:
+    """An untrained model for the elements and levels of the data, with fitted atomic references."""
+    elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
+    levels = tuple(dict.fromkeys(d.level for d in datasets))
+    model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))
+    model.references.copy_(fit_references(datasets, levels, elements))
+    return model
+
+
+def _join_process_group(device: str) -> tuple[int, int]:
+    """Rank and world size, (0, 1) outside torchrun."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return dist.get_rank(), dist.get_world_size()
