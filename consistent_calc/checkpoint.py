@@ -76,8 +76,8 @@ def load_model(
             f"{weights_path} does not match the sha256 in its card: it is truncated or was altered. Get a fresh copy."
         )
     try:
-        table = card["architecture"]
-        model = ConsistentModel(ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}))
+        table: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["architecture"].items()}
+        model = ConsistentModel(ModelConfig(**table))
         model.load_state_dict(load(data))
     except (SafetensorError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{weights_path} and its card do not fit together: {error}") from None

@@ -81,8 +81,7 @@ class ConsistentModel(nn.Module):
             config.mean_neighbors,
         )
         self.energy_head = EnergyHead(config.channels[0], len(config.levels))
-        n_filters = sum(self.encoder.messages[0].splits)
-        self.structure_head = StructureHead(config.channels, config.n_layers, n_filters)
+        self.structure_head = StructureHead(config.channels, config.n_layers, self.encoder.n_filters)
         self.preconditioning = Preconditioning()
         # Atomic reference energies stay in float64 whatever the dtype of the network (see _apply).
         self.references: Tensor
@@ -174,10 +173,13 @@ class ConsistentModel(nn.Module):
             InvalidStructureError, UnsupportedElementError, ChargeError: what no model could answer.
             UnknownLevelError: no readout for this level.
         """
-        batch = batch.validate(self.elements, warn_odd_electrons=False).to(self.device, self.dtype)
-        levels = torch.full_like(batch.counts, self.level_index(level))
-        neighbors = neighbor_list(batch, self.cutoff)
-        vectors = neighbors.vectors(batch).detach()
+        exact = batch.validate(self.elements, warn_odd_electrons=False).to(self.device, torch.float64)
+        levels = torch.full_like(exact.counts, self.level_index(level))
+        neighbors = neighbor_list(exact, self.cutoff)
+        # Only differences are rounded to the network's precision: rounded positions far from the origin would make
+        # the energy depend on where the molecule lies.
+        vectors = neighbors.vectors(exact).detach().to(self.dtype)
+        batch = exact.to(dtype=self.dtype)
         check_distances(vectors, neighbors.edges)
         arguments = (self.element_indices(batch), neighbors.edges, batch.graph, batch.charge, levels)
         with torch.no_grad():

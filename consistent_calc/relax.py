@@ -30,6 +30,8 @@ HISTORY = 10
 MAX_STEP = 0.2
 #: Stiffness in eV/Angstrom^2 where the model Hessian does not apply (ASE's ``alpha``).
 STIFFNESS = 70.0
+#: Bounds on the scale of the initial inverse Hessian.
+SCALES = (0.01, 2.0)
 #: A step that raises the energy by more (eV) is taken back; smaller rises may be noise of single precision.
 ENERGY_TOLERANCE = 1e-3
 #: Below this trust radius (Angstrom) a step is kept anyway, lest a kink of the surface stop the structure for good.
@@ -45,6 +47,8 @@ _REFERENCE = ((1.35, 2.10, 2.53), (2.10, 2.87, 3.40), (2.53, 3.40, 3.40))
 _STRETCH, _BEND, _TORSION = 0.45 * HARTREE / BOHR**2, 0.15 * HARTREE, 0.005 * HARTREE
 #: Atoms with a larger rho are bonded enough to span angles and torsions.
 _BONDED = 0.25
+#: Neighbors considered for angles and torsions; bounds the work in dense clusters.
+_MAX_DEGREE = 6
 #: Angles with a larger cosine are linear: their bend has two directions, and no torsion is defined across them.
 _LINEAR = 0.985
 
@@ -341,23 +345,36 @@ def _accept(pool: _Pool, energy: Tensor, force: Tensor) -> None:
 
 def _propose(pool: _Pool) -> None:
     """Sets the trial positions by the two-loop recursion of L-BFGS, within the trust radius."""
-    hessian = model_hessian(pool.numbers, pool.position) if bool(pool.dense.any()) else None
     q = pool.force.flatten(1).clone()
     weights = []
     for k in reversed(range(HISTORY)):
         weight = pool.rho[:, k] * (pool.s[:, k] * q).sum(1)
         q = q - weight[:, None] * pool.y[:, k]
         weights.append(weight)
-    step = q / STIFFNESS
-    if hessian is not None:
-        soft = torch.cholesky_solve(q[:, :, None], torch.linalg.cholesky(hessian))[:, :, 0]
-        step = torch.where(pool.dense[:, None], soft, step)
+    step = _initial_step(pool, q)
     for k, weight in zip(range(HISTORY), reversed(weights), strict=True):
         step = step + pool.s[:, k] * (weight - pool.rho[:, k] * (pool.y[:, k] * step).sum(1))[:, None]
     step = step.view_as(pool.force)
     length = step.norm(dim=2).max(dim=1).values
     scale = (pool.trust / length.clamp_min(1e-12)).clamp(max=1.0)
     pool.trial = pool.position + step * scale[:, None, None]
+
+
+def _initial_step(pool: _Pool, q: Tensor) -> Tensor:
+    """Applies the initial inverse Hessian of each structure to ``q [B, 3n]``, scaled to the last curvature seen.
+
+    The scale ``s.y / (y H0 y)`` (Nocedal & Wright, equation 7.20) is near one for molecules; it saves structures that
+    the model Hessian mistakes, such as metal-like clusters.
+    """
+    both = torch.stack([q, pool.y[:, -1]], dim=2)
+    solved = both / STIFFNESS
+    if bool(pool.dense.any()):
+        factor = torch.linalg.cholesky(model_hessian(pool.numbers, pool.position))
+        solved = torch.where(pool.dense[:, None, None], torch.cholesky_solve(both, factor), solved)
+    step, back = solved.unbind(2)
+    rho = pool.rho[:, -1]
+    scale = 1 / (rho * (pool.y[:, -1] * back).sum(1)).clamp_min(1e-30)
+    return step * torch.where(rho > 0, scale.clamp(*SCALES), 1.0)[:, None]
 
 
 # -------------------------------------------------------------------- the model Hessian
@@ -380,7 +397,7 @@ def model_hessian(numbers: Tensor, positions: Tensor) -> Tensor:
     rho = _coupling(numbers, positions)
     hessian = _stretches(positions, rho)
     flat, points = hessian.view(b * n * n, 9), positions.reshape(b * n, 3)
-    neighbors = _neighbor_table(rho > _BONDED)
+    neighbors = _neighbor_table(rho)
     couplings = rho.reshape(b * n, n)
     for atoms, stiffness, gradient in (*_bends(points, neighbors, couplings), _torsions(points, neighbors, couplings)):
         _add(flat, atoms, stiffness, gradient, n)
@@ -411,12 +428,13 @@ def _stretches(positions: Tensor, rho: Tensor) -> Tensor:
     return hessian
 
 
-def _neighbor_table(bonded: Tensor) -> Tensor:
-    """Neighbors of each atom, ``[B*n, max_degree]`` in flat numbering, -1 for none."""
-    b, n, _ = bonded.shape
-    found, column = torch.topk(bonded.to(torch.int8), max(int(bonded.sum(-1).max()), 1), dim=-1)
-    offset = n * torch.arange(b, device=bonded.device)[:, None, None]
-    return torch.where(found > 0, column + offset, -1).reshape(b * n, -1)
+def _neighbor_table(rho: Tensor) -> Tensor:
+    """The strongest neighbors of each atom, ``[B*n, max_degree]`` in flat numbering, -1 for none."""
+    b, n, _ = rho.shape
+    degree = int((rho > _BONDED).sum(-1).max().clamp(1, _MAX_DEGREE))
+    found, column = torch.topk(rho, min(degree, n), dim=-1)
+    offset = n * torch.arange(b, device=rho.device)[:, None, None]
+    return torch.where(found > _BONDED, column + offset, -1).reshape(b * n, -1)
 
 
 def _bends(points: Tensor, neighbors: Tensor, rho: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -178,7 +178,7 @@ class StructureBatch:
         cls, structure: Molecule | Structure | Sequence[Any], *, dtype: torch.dtype = torch.float64
     ) -> StructureBatch:
         """From pymatgen molecules (open) or structures (periodic as their lattices say), with their charge."""
-        items = structure if isinstance(structure, (list, tuple)) else [structure]
+        items: Sequence[Any] = structure if isinstance(structure, (list, tuple)) else [structure]
         parts = []
         for item in items:
             lattice = getattr(item, "lattice", None)
@@ -268,7 +268,7 @@ class StructureBatch:
         return images
 
     def to_rdkit(self, mols: Mol | Sequence[Mol]) -> list[Mol]:
-        """Copies of the given molecules (one for all, or one a structure), each with these positions as only conformer."""
+        """Copies of the molecules given (one for all, or one a structure), with these positions as only conformer."""
         from rdkit.Chem import Conformer, Mol
 
         templates = [mols] * self.n_graphs if isinstance(mols, Mol) else list(mols)
@@ -293,7 +293,7 @@ class StructureBatch:
         out: list[Molecule | Structure] = []
         for z, r, cell, pbc, charge in self._per_structure():
             if any(pbc):
-                lattice = Lattice(cell, pbc=tuple(pbc))
+                lattice = Lattice(cell, pbc=(pbc[0], pbc[1], pbc[2]))
                 out.append(Structure(lattice, z, r, charge=charge, coords_are_cartesian=True))
             else:
                 out.append(Molecule(z, r, charge=charge))
@@ -360,15 +360,15 @@ class StructureBatch:
     def _validate_charge(self, warn_odd_electrons: bool) -> None:
         charges = self.charge.tolist()
         protons = torch.zeros(self.n_graphs, dtype=torch.int64, device=self.numbers.device)
-        protons = protons.index_add(0, self.graph, self.numbers).tolist()
-        for i, (charge, z) in enumerate(zip(charges, protons, strict=True)):
+        protons = protons.index_add(0, self.graph, self.numbers)
+        for i, (charge, z) in enumerate(zip(charges, protons.tolist(), strict=True)):
             if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
                 raise ChargeError(f"The total charge must be an integer number of e, got {charge:g} for structure {i}.")
             if warn_odd_electrons and (z - round(charge)) % 2:
                 formula = chemical_formula(self.numbers[self.graph == i].tolist())
                 warnings.warn(
-                    f"{formula} with charge {round(charge):+d} has an odd number of electrons; the model was trained on "
-                    "closed shells only. Is the charge right?",
+                    f"{formula} with charge {round(charge):+d} has an odd number of electrons; the model was trained "
+                    "on closed shells only. Is the charge right?",
                     OddElectronWarning,
                     stacklevel=4,
                 )

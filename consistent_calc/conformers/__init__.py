@@ -64,7 +64,7 @@ def generate_conformers(
         denoise: whether the structure head refines the ETKDG seeds before the relaxation.
         sigma_start: noise level at which the refinement starts, Angstrom; above 0.4 stereo centres begin to flip.
         n_steps: of the refinement.
-        embed_timeout: seconds ETKDG may take.
+        embed_timeout: seconds ETKDG may take for each sample.
         max_atoms_per_batch: bound on the memory of the relaxation.
 
     Raises:
@@ -86,20 +86,7 @@ def generate_conformers(
         embed_timeout=embed_timeout,
         max_atoms_per_batch=max_atoms_per_batch,
     )
-    model = _model(model, device, level)
-    entries = read_molecules(source, elements=model.elements)
-    entry = next(entries, None)
-    if entry is None or next(entries, None) is not None:
-        how_many = "no molecule" if entry is None else "several molecules"
-        raise MoleculeInputError(f"The source holds {how_many}; use generate_many for any number.")
-    if entry.failure is not None:
-        error = MoleculeInputError(entry.failure.message)
-        error.reason = entry.failure.reason
-        raise error
-    (outcome,) = _ensembles(model, [embed(entry, options)], options)
-    if isinstance(outcome, ConsistentCalcError):
-        raise outcome
-    return outcome
+    return _single(_model(model, device, level), source, options)
 
 
 def generate_many(
@@ -160,6 +147,23 @@ def _model(model: ConsistentModel | None, device: str, level: str | None) -> Con
     if level is not None and level not in model.levels:
         raise UnknownLevelError(f"No readout for the level {level!r}; this model has: {', '.join(model.levels)}.")
     return model
+
+
+def _single(model: ConsistentModel, source: str | Path | Mol, options: ConformerOptions) -> ConformerEnsemble:
+    """The ensemble of the only molecule of a source; whatever goes wrong is raised."""
+    entries = read_molecules(source, elements=model.elements)
+    entry = next(entries, None)
+    if entry is None or next(entries, None) is not None:
+        how_many = "no molecule" if entry is None else "several molecules"
+        raise MoleculeInputError(f"The source holds {how_many}; use generate_many for any number.")
+    if entry.failure is not None:
+        error = MoleculeInputError(entry.failure.message)
+        error.reason = entry.failure.reason
+        raise error
+    (outcome,) = _ensembles(model, [embed(entry, options)], options)
+    if isinstance(outcome, ConsistentCalcError):
+        raise outcome
+    return outcome
 
 
 def _stream(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
@@ -21,7 +21,7 @@ MAX_MATCHES = 2000
 
 def heavy_atoms(mol: Mol) -> Mol:
     """A copy without hydrogens (all conformers kept); on hydrogens the number of permutations explodes."""
-    parameters = Chem.RemoveHsParameters()
+    parameters: Any = Chem.RemoveHsParameters()  # RDKit's stubs give its attributes a wrong type
     parameters.showWarnings = False
     return Chem.RemoveHs(mol, parameters)
 

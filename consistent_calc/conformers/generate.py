@@ -7,10 +7,11 @@ on what else is in the batch.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rdkit import Chem, rdBase
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 
     from consistent_calc.model import ConsistentModel
 
-#: Samples for each conformer asked for: some relax into the same minimum.
+#: Samples for each conformer asked for, and at least so many more: some relax into the same minimum.
 OVERSAMPLING = 1.5
+MORE = 4
+#: Seeds that must not all fail before the others are tried.
+PROBES = 3
 
 
 @dataclass(frozen=True)
@@ -90,20 +94,25 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     Raises:
         ConformerError: ``embedding_failed`` with RDKit's own counts, ``embedding_timeout``.
     """
+    if entry.mol is None:
+        raise ConformerError("An input that failed has no molecule to embed.", "embedding_failed")
     mol = Chem.Mol(entry.mol)
-    wanted = max(options.n + 1, round(OVERSAMPLING * options.n))
+    wanted = max(options.n + MORE, round(OVERSAMPLING * options.n))
     counts: Counter[str] = Counter(requested=wanted)
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs give its attributes a wrong type
     parameters.randomSeed = derived_seed(options.seed, entry.smiles, "etkdg")
     parameters.trackFailures = True
-    parameters.timeout = options.embed_timeout
+    parameters.timeout = options.embed_timeout  # of each conformer
     causes: Counter[str] = Counter()
     notes = list(entry.notes)
     for use_random_coordinates in (False, True):
         parameters.useRandomCoords = use_random_coordinates
-        with rdBase.BlockLogs():
-            rdDistGeom.EmbedMultipleConfs(mol, wanted, parameters)
-        causes.update(_failure_causes(parameters))
+        # Impossible stereochemistry fails for every seed, slowly: a few tell before all are tried.
+        for n in (min(PROBES, wanted), wanted):
+            _embed_seeds(mol, n, parameters)
+            causes.update(_failure_causes(parameters))
+            if mol.GetNumConformers() == 0:
+                break
         if mol.GetNumConformers() > 0:
             if use_random_coordinates:
                 notes.append("ETKDG needed random starting coordinates")
@@ -121,7 +130,15 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     return Samples(entry, mol, counts, notes)
 
 
-def _failure_causes(parameters: rdDistGeom.EmbedParameters) -> Counter[str]:
+def _embed_seeds(mol: Mol, n: int, parameters: Any) -> None:
+    try:
+        with rdBase.BlockLogs():
+            rdDistGeom.EmbedMultipleConfs(mol, n, parameters)
+    except (ValueError, RuntimeError) as error:  # RDKit's own; it does not document which
+        raise ConformerError(f"ETKDG cannot treat this molecule: {error}", "embedding_failed") from error
+
+
+def _failure_causes(parameters: Any) -> Counter[str]:
     """RDKit's tally of failed attempts, by cause."""
     tally = list(parameters.GetFailureCounts())
     names = rdDistGeom.EmbedFailureCauses.values
@@ -156,16 +173,22 @@ def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: Co
     from consistent_calc.diffusion.samplers import refine
 
     structures = StructureBatch.from_rdkit([samples.mol for samples in batch])
+    sizes = structures.counts.tolist()
     seeds = [
         derived_seed(options.seed, samples.input.smiles, f"noise {k}")
         for samples in batch
         for k in range(samples.mol.GetNumConformers())
     ]
-    positions = refine(model, structures, sigma_start=options.sigma_start, n_steps=options.n_steps, seeds=seeds)
-    refined = iter(positions.detach().cpu().double().split(structures.counts.tolist()))
+    refined: list[Tensor] = []
+    for part in _parts(sizes, options.max_atoms_per_batch):
+        some = structures.select(part).to(model.device, model.dtype)
+        noise = [seeds[i] for i in part]
+        x = refine(model, some, sigma_start=options.sigma_start, n_steps=options.n_steps, seeds=noise)
+        refined.extend(x.detach().cpu().double().split([sizes[i] for i in part]))
+    results = iter(refined)
     for samples in batch:
         for conformer in samples.mol.GetConformers():
-            x = next(refined)
+            x = next(results)
             problem = samples.check.problem(x)
             if problem is None:
                 conformer.SetPositions(x.numpy())
@@ -173,6 +196,19 @@ def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: Co
         fallen = sum(n for name, n in samples.counts.items() if name.startswith("denoising_"))
         if fallen:
             samples.notes.append(f"{fallen} samples fell back to their ETKDG seed after denoising")
+
+
+def _parts(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
+    """Splits structures into consecutive groups of at most ``max_atoms`` atoms, or of one structure."""
+    parts: list[list[int]] = [[]]
+    total = 0
+    for i, size in enumerate(sizes):
+        if parts[-1] and total + size > max_atoms:
+            parts.append([])
+            total = 0
+        parts[-1].append(i)
+        total += size
+    return parts
 
 
 # ---------------------------------------------------------------------- 3. relaxation
@@ -234,7 +270,8 @@ def choose(samples: Samples, relaxation: Relaxation, options: ConformerOptions, 
     chosen = unique_conformers(mol, relaxation.energy[rows].tolist(), rmsd=options.rmsd_threshold)
     counts["duplicates"] = len(survivors) - len(chosen)
     energies = relative_energies(relaxation.energy[rows[chosen]])
-    in_window = [k for k, e in zip(chosen, energies.tolist(), strict=True) if e <= (options.window or float("inf"))]
+    window = math.inf if options.window is None else options.window
+    in_window = [k for k, e in zip(chosen, energies.tolist(), strict=True) if e <= window]
     counts["outside_window"] = len(chosen) - len(in_window)
     kept = in_window[: options.n]
     counts["kept"] = len(kept)

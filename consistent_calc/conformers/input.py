@@ -18,9 +18,6 @@ from consistent_calc.elements import symbol
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-#: What :func:`read_molecules` takes: a SMILES string, a path, an RDKit molecule or an iterable of any of these.
-MoleculeSource = "str | Path | Mol | Iterable[str | Path | Mol]"
-
 SUFFIXES = (".smi", ".smiles", ".txt", ".csv", ".sdf", ".mol")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -51,7 +52,7 @@ def refine(
         return (positions - denoised) / sigma
 
     with torch.no_grad():
-        for sigma, lower in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, lower in itertools.pairwise(levels):
             first = slope(x, sigma)
             euler = x + (lower - sigma) * first
             x = euler if lower == 0 else x + (lower - sigma) * 0.5 * (first + slope(euler, lower))

@@ -1,1 +1,1 @@
-"""Training losses, one physical law per file: plain functions of tensors, used by the trainer, the evaluation and the checks."""
+"""Losses, one physical law per file: plain functions of tensors for the trainer, the evaluation and the checks."""

@@ -53,7 +53,9 @@ class Encoder(nn.Module):
         self.degrees = list(range(1, len(channels)))
         self.elements = nn.Embedding(n_elements, channels[0])
         self.radial = BesselBasis(radial_size, cutoff)
-        self.messages = nn.ModuleList(Message(channels, radial_size, mean_neighbors) for _ in range(n_layers))
+        messages = [Message(channels, radial_size, mean_neighbors) for _ in range(n_layers)]
+        self.n_filters = sum(messages[0].splits)
+        self.messages = nn.ModuleList(messages)
         self.updates = nn.ModuleList(Update(channels) for _ in range(n_layers))
         self.charge_site = nn.Sequential(nn.Linear(channels[0], 32), nn.SiLU(), nn.Linear(32, 1))
         self.charge_embedding = nn.Linear(2, channels[0], bias=False)

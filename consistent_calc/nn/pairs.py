@@ -30,7 +30,8 @@ def graph_pairs(batch: StructureBatch, neighbors: Tensor) -> tuple[Tensor, Tenso
         Edges int64 ``[2, m]`` (receiver, sender), sorted, each once, and their kinds int64 ``[m]``
         (constants of :mod:`consistent_calc.nn.structure_head`).
     """
-    assert batch.bonds is not None and batch.stereo is not None
+    assert batch.bonds is not None
+    assert batch.stereo is not None
     n = batch.n_atoms
     bonded = torch.cat([batch.bonds, batch.bonds[:, [1, 0, 2]]])
     kind_of_order = torch.full((8,), SINGLE, device=bonded.device)

@@ -35,7 +35,10 @@ class BesselBasis(nn.Module):
     def __init__(self, size: int, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.register_buffer("frequencies", torch.arange(1, size + 1) * (math.pi / cutoff), persistent=False)
+        self.frequencies: Tensor
+        # The dtype is explicit, so that the function does not depend on the process's default one.
+        orders = torch.arange(1, size + 1, dtype=torch.float32)
+        self.register_buffer("frequencies", orders * (math.pi / cutoff), persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
         """``[n]`` distances in Angstrom to ``[n, size]``."""

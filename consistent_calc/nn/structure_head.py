@@ -32,7 +32,8 @@ class StructureHead(nn.Module):
     def __init__(self, channels: tuple[int, ...], layers: int, n_filters: int, radial_size: int = 16) -> None:
         super().__init__()
         f0, f1 = channels[0], channels[1]
-        self.register_buffer("centers", torch.linspace(0.5, 6.0, radial_size), persistent=False)
+        self.centers: Tensor
+        self.register_buffer("centers", torch.linspace(0.5, 6.0, radial_size, dtype=torch.float32), persistent=False)
         self.noise = nn.Sequential(nn.Linear(16, f0), nn.SiLU(), nn.Linear(f0, f0))
         self.bonding = nn.Embedding(N_PAIR_KINDS, f0)
         self.pair_radial = nn.ModuleList(nn.Linear(radial_size, n_filters, bias=False) for _ in range(layers))
@@ -84,7 +85,7 @@ class StructureHead(nn.Module):
 
     @staticmethod
     def _handedness(positions: Tensor, stereo: Tensor) -> tuple[Tensor, Tensor]:
-        """Pseudoscalars made invariant: signed volume times its target sign, and its gradient with respect to each atom.
+        """Pseudoscalars made invariant: signed volume times its target sign, and its gradient on each atom.
 
         E(3)-equivariant features cannot tell a centre from its mirror image; these can, and change with it.
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -190,6 +190,10 @@ class Trainer:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    @property
+    def _averaged(self) -> ConsistentModel:
+        return cast(ConsistentModel, self.average.module)
+
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_requested = True
 
@@ -205,14 +209,14 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Errors of the averaged weights on a fixed sample of the validation side."""
         limit = self.config.schedule.validation_structures
-        model: ConsistentModel = self.average.module
+        model = self._averaged
         out: dict[str, float] = {}
         for data, source in zip(self.validation_data, self.config.energy, strict=True):
             name = Path(source.store).stem
             out |= {f"{name}/{k}": v for k, v in evaluate_energy(model, data, limit=limit).summary().items()}
-        for structures, source in zip(self.validation_structures, self.config.structure, strict=True):
+        for structures, equilibria in zip(self.validation_structures, self.config.structure, strict=True):
             errors = evaluate_structure(model, structures.data, structures.indices[:limit])
-            out |= {f"{Path(source.store).stem}/{k}": v for k, v in errors.items()}
+            out |= {f"{Path(equilibria.store).stem}/{k}": v for k, v in errors.items()}
         return out
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
@@ -271,7 +275,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "structures": {d.level: len(d) for d in self.energy_data},
         }
-        return save_model(self.average.module, self.output / "model", record) if self.rank == 0 else self.output
+        return save_model(self._averaged, self.output / "model", record) if self.rank == 0 else self.output
 
 
 class _Equilibria:

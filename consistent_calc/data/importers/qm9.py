@@ -9,9 +9,10 @@ import multiprocessing
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consistent_calc.data.importers.graph import (
     GeometryGraph,
@@ -133,12 +134,44 @@ def _record(row: _Row) -> MoleculeRecord:
     )
 
 
-def _graph(mol: Mol, numbers: np.ndarray, positions: np.ndarray) -> GeometryGraph | None:
-    """The molecule's graph in the atom order of the geometry, with the stereo of the geometry.
+def _graph(mol: Mol, numbers: NDArray[Any], positions: NDArray[Any]) -> GeometryGraph | None:
+    """The molecule's graph in the atom order of the geometry, with the stereo of the geometry; None if it is unknown.
 
     QM9 keeps the heavy atoms in the order of its SMILES and the hydrogens in that of their parents, so the graph is
-    that of the SMILES with hydrogens added; every bond is checked against the geometry. None where it does not fit.
+    that of the SMILES with hydrogens added; every bond is checked against the geometry. Only zwitterions (0.4%) are
+    ordered otherwise: their graph is perceived from the geometry and must give the SMILES again.
     """
-    if np.array_equal(numbers_of(mol), numbers) and fits_geometry(mol, positions):
-        return graph_of_geometry(mol, positions)
-    return None
+    if not (np.array_equal(numbers_of(mol), numbers) and fits_geometry(mol, positions)):
+        perceived = _perceived(numbers, positions)
+        if perceived is None or _skeleton(perceived) != _skeleton(mol):
+            return None
+        mol = perceived
+    return graph_of_geometry(mol, positions)
+
+
+def _perceived(numbers: NDArray[Any], positions: NDArray[Any]) -> Mol | None:
+    """Neutral molecule whose bonds RDKit reads off the geometry, None where it cannot."""
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import rdDetermineBonds
+
+    mol = Chem.RWMol()
+    for number in numbers.tolist():
+        mol.AddAtom(Chem.Atom(number))
+    conformer = Chem.Conformer(len(numbers))
+    conformer.SetPositions(positions)
+    mol.AddConformer(conformer)
+    try:
+        with rdBase.BlockLogs():
+            rdDetermineBonds.DetermineBonds(mol, charge=0)
+            Chem.SanitizeMol(mol)
+    except ValueError:  # no arrangement of bond orders fits
+        return None
+    return mol.GetMol()
+
+
+def _skeleton(mol: Mol) -> str:
+    """Canonical SMILES without stereo. Hydrogens go through text, which also removes those of imines."""
+    from rdkit import Chem
+
+    plain = Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False))
+    return Chem.MolToSmiles(plain, isomericSmiles=False)

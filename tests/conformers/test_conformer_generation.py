@@ -1,0 +1,183 @@
+"""The whole path from SMILES to a ranked ensemble, with MMFF94s in place of the trained model."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rdkit import Chem
+
+from consistent_calc import generate_conformers
+from consistent_calc.conformers import ConformerOptions, generate_many, read_molecules
+from consistent_calc.conformers.generate import derived_seed, embed
+from consistent_calc.errors import ConformerError, MoleculeInputError, UnknownLevelError
+
+ALANINE, DIOL, BUTANE = "C[C@H](N)C(=O)O", "OCCO", "CCCC"
+
+
+@pytest.fixture
+def diol(force_field, small_noise):
+    return generate_conformers(DIOL, n=5, seed=3, model=force_field(DIOL))
+
+
+def test_an_ensemble_is_sorted_weighted_and_relaxed(diol):
+    assert 1 <= len(diol) <= 5
+    assert float(diol.relative_energies[0]) == 0.0
+    assert bool((diol.energies.diff() >= 0).all())
+    assert float(diol.weights.sum()) == pytest.approx(1.0)
+    assert bool((diol.gaps > 0).all())
+    assert bool((diol.moved >= 0).all())
+    assert bool(diol.converged.all())
+    assert diol.level == "MMFF94s"
+    assert diol.counts["embedded"] == diol.counts["denoised"] == 9
+    assert diol.mol.GetNumConformers() == len(diol)
+    assert diol.mol.GetConformer(0).GetProp("level") == "MMFF94s"
+
+
+def test_butane_has_three_minima_and_says_so(force_field):
+    result = generate_conformers(BUTANE, n=10, model=force_field(BUTANE), denoise=False, fmax=0.003)
+    # anti, and the two mirror images of gauche
+    assert len(result) == 3
+    assert float(result.relative_energies[1]) == pytest.approx(float(result.relative_energies[2]), abs=0.01)
+    assert any("3 distinct conformers" in note for note in result.notes)
+    only = generate_conformers(BUTANE, n=10, model=force_field(BUTANE), denoise=False, window=0.0)
+    assert len(only) == 1
+
+
+def test_the_same_seed_gives_the_same_ensemble_in_any_company(force_field, small_noise):
+    model = force_field(DIOL, ALANINE, BUTANE)
+    alone = generate_conformers(DIOL, n=4, seed=3, model=model)
+    crowd = list(generate_many([BUTANE, ALANINE, "C1CC", DIOL], n=4, seed=3, model=model))[3].ensemble
+    assert torch.allclose(alone.energies, crowd.energies, atol=1e-4)
+    assert torch.allclose(alone.to_batch().positions, crowd.to_batch().positions, atol=5e-2)
+    entries = [next(read_molecules(s)) for s in (DIOL, DIOL)]
+    first, second = (embed(e, ConformerOptions(n=4, seed=s)).mol for e, s in zip(entries, (3, 4), strict=True))
+    assert abs(first.GetConformer(0).GetPositions() - second.GetConformer(0).GetPositions()).max() > 0.01
+
+
+def test_derived_seeds_are_fixed_numbers():
+    seeds = {derived_seed(0, DIOL, "etkdg"), derived_seed(1, DIOL, "etkdg"), derived_seed(0, DIOL, "noise 0")}
+    assert len(seeds) == 3
+    assert all(0 <= s < 2**31 for s in seeds)
+    assert derived_seed(0, "OCCO", "etkdg") == 919376114
+
+
+def test_every_sample_has_its_own_noise(force_field, small_noise):
+    list(generate_many([DIOL, BUTANE], n=4, model=force_field(DIOL, BUTANE)))
+    assert len(small_noise) == len(set(small_noise)) == 16
+
+
+def test_one_result_an_input_with_typed_failures(force_field, small_noise):
+    sources = ["C1CC", DIOL, "CC.CC", ALANINE, "CCCO unknown_to_the_stand_in", "[CH3]", "C[SiH3]"]
+    results = list(generate_many(sources, n=2, model=force_field(DIOL, ALANINE)))
+    reasons = [r.failure.reason if r.failure else None for r in results]
+    assert reasons == [
+        "invalid_smiles",
+        None,
+        "multiple_fragments",
+        None,
+        "invalid_structure",
+        "odd_electrons",
+        "unsupported_element",
+    ]
+    assert [r.succeeded for r in results] == [r is None for r in reasons]
+    assert len({r.id for r in results}) == len(results)
+
+
+def test_results_stream(force_field):
+    def endless():
+        while True:
+            yield DIOL
+
+    stream = generate_many(endless(), n=2, model=force_field(DIOL), denoise=False, max_atoms_per_batch=50)
+    assert next(stream).succeeded
+    assert next(stream).id == "molecule_2"
+
+
+def test_one_molecule_raises_instead(force_field):
+    model = force_field(DIOL)
+    with pytest.raises(MoleculeInputError, match="unclosed ring") as caught:
+        generate_conformers("C1CC", model=model)
+    assert caught.value.reason == "invalid_smiles"
+    with pytest.raises(MoleculeInputError, match="generate_many"):
+        generate_conformers([DIOL, DIOL], model=model)
+    with pytest.raises(UnknownLevelError, match="MMFF94s"):
+        generate_conformers(DIOL, model=model, level="HF")
+    with pytest.raises(ValueError, match="n must be positive"):
+        generate_conformers(DIOL, n=0, model=model)
+
+
+def test_impossible_stereo_has_a_reason(force_field):
+    with pytest.raises(ConformerError, match="ETKDG found no geometry") as caught:
+        generate_conformers("[C@@]12(F)C[C@@]1(F)C2", n=1, model=force_field(DIOL))
+    assert caught.value.reason == "embedding_failed"
+
+
+def test_a_sample_that_denoising_reflects_falls_back_to_its_seed(force_field, monkeypatch):
+    def reflect(model, batch, *, sigma_start, n_steps, seeds):
+        return -batch.positions
+
+    monkeypatch.setattr("consistent_calc.diffusion.samplers.refine", reflect)
+    result = generate_conformers(ALANINE, n=3, model=force_field(ALANINE))
+    assert result.counts["denoising_stereo_changed"] == result.counts["embedded"]
+    assert any("fell back" in note for note in result.notes)
+    assert Chem.MolToSmiles(Chem.RemoveHs(result.mol)) == Chem.CanonSmiles(ALANINE)
+
+
+def test_samples_that_relaxation_changes_are_dropped_and_counted(force_field, monkeypatch):
+    from consistent_calc.conformers import generate
+
+    real = generate.relax
+
+    def reflecting(model, batch, **options):
+        from dataclasses import replace
+
+        result = real(model, batch, **options)
+        sign = torch.ones(batch.n_graphs, dtype=torch.float64)
+        sign[: reflecting.n] = -1
+        moved = result.batch.positions * sign[batch.graph, None]
+        return replace(result, batch=result.batch.with_positions(moved))
+
+    monkeypatch.setattr(generate, "relax", reflecting)
+    reflecting.n = 2
+    result = generate_conformers(ALANINE, n=3, model=force_field(ALANINE), denoise=False)
+    assert result.counts["stereo_changed"] == 2
+    assert any("2 samples were dropped" in note for note in result.notes)
+    reflecting.n = 100
+    with pytest.raises(ConformerError) as caught:
+        generate_conformers(ALANINE, n=3, model=force_field(ALANINE), denoise=False)
+    assert caught.value.reason == "stereo_changed"
+
+
+def test_unconverged_conformers_are_marked(force_field):
+    result = generate_conformers(DIOL, n=2, model=force_field(DIOL), denoise=False, max_steps=1)
+    assert not bool(result.converged.any())
+    assert any("did not reach fmax" in note for note in result.notes)
+
+
+def test_sdf_round_trip(diol, tmp_path):
+    path = tmp_path / "out.sdf"
+    diol.write_sdf(path)
+    records = list(Chem.SDMolSupplier(str(path), removeHs=False))
+    assert len(records) == len(diol)
+    for k, record in enumerate(records):
+        assert float(record.GetProp("energy_eV")) == pytest.approx(float(diol.energies[k]), abs=1e-6)
+        assert float(record.GetProp("boltzmann_weight")) == pytest.approx(float(diol.weights[k]), abs=1e-6)
+        assert record.GetProp("n") == str(len(diol))
+        assert record.GetProp("converged") == "true"
+        assert abs(record.GetConformer().GetPositions() - diol.mol.GetConformer(k).GetPositions()).max() < 1e-4
+    file = io.StringIO()
+    diol.write_sdf(file)
+    diol.write_sdf(file)
+    assert file.getvalue().count("$$$$") == 2 * len(diol)
+
+
+def test_other_packages(diol):
+    images = diol.to_ase()
+    assert len(images) == len(diol)
+    assert images[0].info["charge"] == 0
+    assert images[0].info["energy_eV"] == float(diol.energies[0])
+    assert diol.to_rdkit().GetNumConformers() == len(diol)
+    pytest.importorskip("pymatgen.core")
+    assert len(diol.to_pymatgen()) == len(diol)

@@ -1,0 +1,137 @@
+"""Reading molecules: every entry gives a molecule or a typed failure, and nothing is changed in silence."""
+
+from __future__ import annotations
+
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDepictor, rdDistGeom
+
+from consistent_calc.conformers import read_molecules
+
+ELEMENTS = (1, 6, 7, 8, 9)
+
+
+def one(source, elements=ELEMENTS):
+    (entry,) = read_molecules(source, elements=elements)
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("C1CC", "invalid_smiles"),
+        ("CN(C)(C)(C)C", "invalid_smiles"),
+        ("c1ccc1(", "invalid_smiles"),
+        ("", "empty_molecule"),
+        ("CC(=O)[O-].[Na+]", "multiple_fragments"),
+        ("CCO.O", "multiple_fragments"),
+        ("C[Si](C)(C)C", "unsupported_element"),
+        ("C*", "unsupported_element"),
+        ("[CH3]", "odd_electrons"),
+        ("C[O]", "odd_electrons"),
+        ("[CH2]", "odd_electrons"),
+    ],
+)
+def test_bad_smiles_are_typed_failures(text, reason):
+    entry = one(text)
+    assert entry.mol is None
+    assert entry.failure is not None
+    assert entry.failure.reason == reason
+
+
+def test_messages_tell_what_rdkit_saw_and_stay_off_stderr(capfd):
+    assert "unclosed ring" in one("C1CC").failure.message
+    assert "valence" in one("CN(C)(C)(C)C").failure.message
+    assert "Si" in one("C[SiH3]").failure.message
+    assert capfd.readouterr().err == ""
+
+
+def test_charge_and_tautomer_are_kept():
+    zwitterion = one("C[N+](C)(C)CC([O-])=O")
+    assert Chem.GetFormalCharge(zwitterion.mol) == 0
+    assert one("CC(=O)[O-]").mol is not None
+    assert Chem.GetFormalCharge(one("CC(=O)[O-]").mol) == -1
+    assert one("CC(O)=CC").smiles == "CC=C(C)O"
+
+
+def test_all_hydrogens_are_explicit():
+    assert one("CCO").mol.GetNumAtoms() == 9
+    assert one(Chem.AddHs(Chem.MolFromSmiles("CCO"))).mol.GetNumAtoms() == 9
+
+
+def test_ids_are_unique_whatever_the_names():
+    entries = list(read_molecules(["C a", "CC a", "CCC a_2", "CCCC", "C1CC", "CCCCC molecule_4"]))
+    ids = [entry.id for entry in entries]
+    assert len(set(ids)) == len(ids)
+    assert ids[:2] == ["a", "a_2"]
+    assert [entry.name for entry in entries] == ["a", "a", "a_2", "", "", "molecule_4"]
+
+
+def test_unspecified_stereo_is_noted():
+    assert one("C[C@H](O)F").notes == ()
+    assert "1 tetrahedral centre" in one("CC(O)F").notes[0]
+    assert "1 double bond" in one("CC=CC").notes[0]
+    assert one("CCO").notes == ()
+
+
+def test_labels_on_atoms_that_are_no_centres_are_dropped():
+    assert one("C[C@H](C)C").smiles == "CC(C)C"
+
+
+def test_line_files(tmp_path):
+    path = tmp_path / "list.smi"
+    path.write_text("smiles name\n# a comment\nCCO ethanol\n\nC1CC broken\nCC\n")
+    entries = list(read_molecules(path))
+    assert [e.failure.reason if e.failure else e.smiles for e in entries] == ["CCO", "invalid_smiles", "CC"]
+    assert next(read_molecules(str(path))).name == "ethanol"
+
+
+def test_csv_files(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('ID,Smiles,other\nx1,CCO,"a,b"\nx2,xx,\nx3,,\n')
+    entries = list(read_molecules(path))
+    assert [e.id for e in entries] == ["x1", "x2", "x3"]
+    assert [e.failure.reason if e.failure else None for e in entries] == [None, "invalid_smiles", "empty_molecule"]
+    bare = tmp_path / "bare.csv"
+    bare.write_text("a,b\n1,2\n")
+    assert one(bare).failure.reason == "no_smiles_column"
+
+
+def test_missing_and_foreign_sources_fail_alone(tmp_path):
+    entries = list(read_molecules(["CCO", tmp_path / "none.sdf", 3, tmp_path / "x.xyz", "CC"]))
+    reasons = [e.failure.reason if e.failure else None for e in entries]
+    assert reasons == [None, "file_not_found", "invalid_molecule", "invalid_record", None]
+
+
+@pytest.mark.parametrize("three_d", [True, False])
+@pytest.mark.parametrize("smiles", ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "C/C=C/CO", "C/C=C\\CO"])
+def test_stereo_is_read_from_sdf(tmp_path, smiles, three_d):
+    mol = Chem.MolFromSmiles(smiles)
+    if three_d:
+        mol = Chem.AddHs(mol)
+        rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    else:
+        rdDepictor.Compute2DCoords(mol)
+    mol.SetProp("_Name", "it")
+    path = tmp_path / "mol.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        writer.write(mol)
+    entry = one(path)
+    assert entry.smiles == Chem.CanonSmiles(smiles)
+    assert entry.name == "it"
+    assert entry.mol.GetNumConformers() == 0
+
+
+def test_a_broken_sdf_record_does_not_stop_the_file(tmp_path, capfd):
+    good = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    bad = good.replace("  1  2  1", "  1 99  1")
+    path = tmp_path / "mixed.sdf"
+    path.write_text("$$$$\n".join([good, bad, good]) + "$$$$\n")
+    entries = list(read_molecules(path))
+    assert [e.failure.reason if e.failure else None for e in entries] == [None, "invalid_record", None]
+    assert capfd.readouterr().err == ""
+
+
+def test_molecules_built_without_sanitisation():
+    assert one(Chem.MolFromSmiles("CCO", sanitize=False)).smiles == "CCO"
+    assert one(Chem.MolFromSmiles("CN(C)(C)(C)C", sanitize=False)).failure.reason == "invalid_molecule"
