@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from consistent_calc.checkpoint import load_model
     from consistent_calc.conformers import generate_conformers
     from consistent_calc.model import ConsistentModel
-    from consistent_calc.relax import relax
+    from consistent_calc.relaxation import relax
     from consistent_calc.structures import StructureBatch
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ _HOMES = {
     "StructureBatch": "consistent_calc.structures",
     "generate_conformers": "consistent_calc.conformers",
     "load_model": "consistent_calc.checkpoint",
-    "relax": "consistent_calc.relax",
+    "relax": "consistent_calc.relaxation",
 }
 
 __all__ = [

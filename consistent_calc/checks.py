@@ -60,7 +60,9 @@ class Check:
         return f"{mark}  {self.name}: {self.value:.1e} (at most {self.threshold:.0e}) {self.unit}; {self.detail}"
 
 
-def run_checks(model: ConsistentModel, source: Source, *, level: str | None = None) -> list[Check]:
+def run_checks(
+    model: ConsistentModel, source: Source, *, level: str | None = None, dynamics_steps: int = 400
+) -> list[Check]:
     """All checks that make sense for a structure.
 
     Stress needs a cell, additivity a neutral and the structure head an open structure with bonds (an RDKit molecule);
@@ -70,6 +72,7 @@ def run_checks(model: ConsistentModel, source: Source, *, level: str | None = No
         model: in any precision, on any device.
         source: one structure as ASE Atoms, RDKit molecule with one conformer, or batch of one.
         level: level of theory, by default the model's first.
+        dynamics_steps: of :func:`check_energy_drift`, by far the longest check.
     """
     model, batch = _double(model), single(source)
     checks = [
@@ -86,7 +89,7 @@ def run_checks(model: ConsistentModel, source: Source, *, level: str | None = No
         checks.append(check_stress(model, batch, level=level))
     if float(batch.charge[0]) == 0:
         checks.append(check_additivity(model, batch, level=level))
-    checks.append(check_energy_drift(model, batch, level=level))
+    checks.append(check_energy_drift(model, batch, level=level, n_steps=dynamics_steps))
     if batch.bonds is not None and not bool(batch.pbc.any()):
         checks += [check_denoiser_motion(model, batch), check_denoiser_reflection(model, batch)]
     return checks
@@ -283,14 +286,14 @@ def check_energy_drift(
         temperature: of the initial velocities, Kelvin.
     """
     from ase import units
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
     from ase.md.verlet import VelocityVerlet
 
     from consistent_calc.calculator import ConsistentCalculator
 
     (atoms,) = single(source).to_ase()
     atoms.calc = ConsistentCalculator(_double(model), level=level)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.default_rng(0))
+    width = np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
+    atoms.set_momenta(width * np.random.default_rng(0).normal(size=(len(atoms), 3)))
     dynamics = VelocityVerlet(atoms, timestep * units.fs)
     energies = [atoms.get_total_energy()]
     for _ in range(n_steps):

@@ -133,7 +133,7 @@ def relax(
         from ase.calculators.singlepoint import SinglePointCalculator
         from ase.io import write
 
-        from consistent_calc.relax import relax as relax_batch
+        from consistent_calc.relaxation import relax as relax_batch
         from consistent_calc.structures import StructureBatch
 
         model, images = _load(checkpoint, device, dtype), _read(file)

@@ -24,7 +24,7 @@ from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
 from consistent_calc.conformers.result import ConformerEnsemble, conformer_positions
 from consistent_calc.conformers.stereo import GeometryCheck
 from consistent_calc.errors import ConformerError
-from consistent_calc.relax import Relaxation, relax
+from consistent_calc.relaxation import Relaxation, relax
 from consistent_calc.structures import StructureBatch
 from consistent_calc.units import KCAL_PER_MOL
 

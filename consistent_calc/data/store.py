@@ -113,18 +113,18 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._file is not None
+        complete = False
         try:
             if kind is None:
                 self._flush()
-        except BaseException:
-            kind = DataError
-            raise
+                complete = True
         finally:
             self._file.close()
             self._file = None
-            if kind is not None:
+            if not complete:
                 self._temporary.unlink(missing_ok=True)
-        os.replace(self._temporary, self.path) if kind is None else None
+        if complete:
+            os.replace(self._temporary, self.path)
 
     def add(self, record: MoleculeRecord) -> None:
         """Appends one molecule.

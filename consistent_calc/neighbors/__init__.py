@@ -1,7 +1,7 @@
 """Neighbor lists: every pair of atoms closer than a cutoff, periodic images included, never truncated.
 
-On the CPU, small open molecules are searched in plain torch and everything else by vesin; on CUDA, everything runs in
-plain torch. The result does not depend on the backend.
+Small open molecules are searched by comparing all their pairs, everything else by bins: by vesin on the CPU, in plain
+torch on CUDA and for partially periodic structures. The result does not depend on the backend.
 """
 
 from __future__ import annotations
@@ -77,5 +77,7 @@ def neighbor_list(batch: StructureBatch, cutoff: float) -> NeighborList:
         check_cells(double.cell, batch.pbc)
     if not periodic and int(batch.counts.max()) <= SMALL_MOLECULE:
         return NeighborList(*open_pairs(double, cutoff))
-    search = vesin_pairs if batch.positions.device.type == "cpu" else binned_pairs
+    partially_periodic = bool((batch.pbc.any(1) & ~batch.pbc.all(1)).any())
+    on_cpu = batch.positions.device.type == "cpu"
+    search = vesin_pairs if on_cpu and not partially_periodic else binned_pairs
     return NeighborList(*search(double, cutoff))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from consistent_calc.errors import InvalidStructureError, UnknownLevelError
-from consistent_calc.relax import FLOOR, Relaxation, _torsions, model_hessian, relax
+from consistent_calc.model_hessian import FLOOR, _torsions, model_hessian
+from consistent_calc.relaxation import Relaxation, relax
 from consistent_calc.structures import StructureBatch
 
 
@@ -235,7 +236,7 @@ def test_torsion_gradients_are_derivatives():
 
 
 def test_structures_too_large_for_the_dense_hessian(monkeypatch):
-    monkeypatch.setattr("consistent_calc.relax.MAX_ATOMS", 5)
+    monkeypatch.setattr("consistent_calc.relaxation.MAX_ATOMS", 5)
     start = StructureBatch.concatenate([cluster(8, 1), cluster(3, 2)])
     result = relax(PairSurface(), start, fmax=1e-3)
     assert bool(result.converged.all())
