@@ -32,7 +32,7 @@ def with_forces(change):
 
 
 def test_all_pass_on_a_molecule(model, mol):
-    found = run_checks(copy.deepcopy(model).float(), mol, level=model.levels[1], dynamics_steps=100)
+    found = run_checks(copy.deepcopy(model).float(), mol, level=model.levels[1], dynamics_steps=200)
     assert [c for c in found if not c.passed] == []
     assert {c.name for c in found} >= {"forces", "rotation", "additivity", "energy drift", "denoiser reflection"}
     assert "stress" not in {c.name for c in found}
@@ -41,7 +41,7 @@ def test_all_pass_on_a_molecule(model, mol):
 
 
 def test_all_pass_on_a_crystal(model, crystal):
-    found = {c.name: c for c in run_checks(model, crystal, dynamics_steps=50)}
+    found = {c.name: c for c in run_checks(model, crystal, dynamics_steps=200)}
     assert all(c.passed for c in found.values())
     assert "stress" in found
     assert "denoiser motion" not in found
@@ -49,7 +49,7 @@ def test_all_pass_on_a_crystal(model, crystal):
 
 def test_all_pass_on_an_ion(model, water):
     water.info["charge"] = 2
-    found = {c.name: c for c in run_checks(model, water, dynamics_steps=50)}
+    found = {c.name: c for c in run_checks(model, water, dynamics_steps=100)}
     assert [c for c in found.values() if not c.passed] == []
     assert "additivity" not in found
 
@@ -117,7 +117,7 @@ def test_forces_that_are_no_gradient_are_found(broken, water):
         center = b.positions.mean(0)
         return forces + 0.5 * torch.linalg.cross(axis, b.positions - center)
 
-    assert not checks.check_energy_drift(broken(with_forces(whirl)), water, n_steps=50).passed
+    assert not checks.check_energy_drift(broken(with_forces(whirl)), water, n_steps=100).passed
 
 
 def test_a_denoiser_that_prefers_a_direction_is_found(model, batch):

@@ -29,12 +29,13 @@ def vesin_pairs(batch: StructureBatch, cutoff: float) -> tuple[Tensor, Tensor]:
     search = Search(cutoff=cutoff + SEARCH_MARGIN, full_list=True)
     # Whatever stands in the cell of an open structure is no lattice vector.
     cells = torch.where(batch.pbc.unsqueeze(2), batch.cell, 0.0).numpy()
-    periodic = batch.pbc.numpy()
+    periodic = batch.pbc.all(1).tolist()
     positions = batch.positions.numpy()
     pairs, shifts, first = [np.empty((0, 2), np.int64)], [np.empty((0, 3), np.int64)], 0
     for graph, n_atoms in enumerate(batch.counts.tolist()):
         if n_atoms > 0:
-            p, s = search.compute(positions[first : first + n_atoms], cells[graph], periodic[graph], "PS", copy=True)
+            # Not copied: astype does it, before the next search reuses the memory.
+            p, s = search.compute(positions[first : first + n_atoms], cells[graph], periodic[graph], "PS", copy=False)
             pairs.append(p.astype(np.int64) + first)
             shifts.append(s.astype(np.int64))
         first += n_atoms

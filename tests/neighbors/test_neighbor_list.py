@@ -130,7 +130,7 @@ def test_open_structures_with_atoms_very_far_apart(search: Search) -> None:
 @pytest.mark.parametrize("search", [binned_pairs, vesin_pairs])
 def test_atoms_that_drifted_over_many_cells(search: Search) -> None:
     home = _gas(20, side=6.0)
-    drift = torch.from_numpy(np.random.default_rng(1).integers(-40000, 40000, (20, 3)))
+    drift = torch.from_numpy(np.random.default_rng(1).integers(-100_000, 100_000, (20, 3)))  # their keys overflow
     away = home.with_positions(home.positions + drift * 6.0)
     edges, shifts = search(away, 4.0)
     back = shifts - drift[edges[0]] + drift[edges[1]]
@@ -169,7 +169,7 @@ def test_sparse_chain_is_fast() -> None:
     )
     start = time.perf_counter()
     neighbor_list(chain, 0.5)
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 5.0  # vesin needs half a minute
 
 
 # ---------------------------------------------------------------------- vectors and their gradients

@@ -1,0 +1,94 @@
+"""The command line, run as a user runs it, with an untrained checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import read, write
+from rdkit import Chem
+from typer.testing import CliRunner, Result
+
+from consistent_calc import __version__
+from consistent_calc.checkpoint import save_model
+from consistent_calc.cli import app
+from consistent_calc.model import ConsistentModel
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: ConsistentModel, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_model(model, tmp_path_factory.mktemp("checkpoint") / "untrained"))
+
+
+@pytest.fixture
+def file(tmp_path: Path, water: Atoms) -> Path:
+    path = tmp_path / "two.xyz"
+    write(path, [water, Atoms("He")])
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout.strip() == __version__
+    for command in ("energy", "relax", "conformers", "check", "train", "evaluate", "import"):
+        assert run(command, "--help").exit_code == 0
+
+
+def test_energy_reports_every_structure_and_goes_on_after_a_bad_one(
+    checkpoint: str, file: Path, tmp_path: Path
+) -> None:
+    result = run("energy", file, "--checkpoint", checkpoint, "-o", tmp_path / "out.xyz")
+    assert result.exit_code == 1  # helium is unknown
+    assert "unsupported_element" in result.stdout
+    first = read(tmp_path / "out.xyz", index=0)
+    assert np.isfinite(first.get_potential_energy())
+    assert first.get_forces().shape == (3, 3)
+
+
+def test_relax_writes_what_could_be_relaxed(checkpoint: str, file: Path, tmp_path: Path) -> None:
+    result = run("relax", file, "--checkpoint", checkpoint, "-o", tmp_path / "out.xyz", "--steps", 3)
+    assert result.exit_code == 1
+    assert "unsupported_element" in result.stdout
+    assert len(read(tmp_path / "out.xyz", index=":")) == 1
+
+
+def test_conformers_of_several_inputs_with_a_broken_one(checkpoint: str, tmp_path: Path) -> None:
+    target = tmp_path / "out.sdf"
+    # An untrained model relaxes nothing well; 1 eV/Angstrom steps keep the molecule intact for the writer's sake.
+    result = run("conformers", "C", "C1CC", "O", "-n", 2, "-o", target, "--checkpoint", checkpoint, "--fmax", 1e3)
+    assert result.exit_code == 1
+    assert "invalid_smiles" in result.stderr
+    mols = list(Chem.SDMolSupplier(str(target), removeHs=False))
+    assert {m.GetNumHeavyAtoms() for m in mols} == {1}
+    assert all(m.HasProp("energy_eV") and m.HasProp("boltzmann_weight") for m in mols)
+
+
+def test_check_prints_figures(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    write(tmp_path / "water.xyz", water)
+    result = run("check", tmp_path / "water.xyz", "--checkpoint", checkpoint)
+    assert result.exit_code == 0, result.stdout
+    assert "pass" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("energy", "missing.xyz"), "cannot read"),
+        (("check", "not a molecule"), "neither a file nor a usable SMILES"),
+        (("train", "missing.toml"), "no configuration file"),
+        (("evaluate", "missing.h5"), "missing.h5"),
+        (("import", "rdb7"), "Give the files"),
+        (("import", "extxyz", "a.xyz"), "--level"),
+    ],
+)
+def test_mistakes_give_one_line(checkpoint: str, arguments: tuple[str, ...], message: str) -> None:
+    extra = () if arguments[0] in ("train", "import") else ("--checkpoint", checkpoint)
+    result = run(*arguments, *extra)
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_molecules import ATOM_ENERGY, CONFIG
+
+from consistent_calc.checkpoint import load_model, read_card
+from consistent_calc.data import Split, Store
+from consistent_calc.errors import ConfigurationError
+from consistent_calc.train.configuration import Weights, read_config
+from consistent_calc.train.evaluation import evaluate_energy, sample_molecules
+from consistent_calc.train.objective import Objective
+from consistent_calc.train.references import fit_references
+from consistent_calc.train.trainer import Trainer
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()])
+
+
+def test_losses_fall_and_the_model_is_exported(run_folder: Path) -> None:
+    (run_folder / "config.toml").write_text(CONFIG.format(steps=60))
+    losses: list[dict[str, float]] = []
+    trainer = Trainer(*read_config(run_folder / "config.toml"))
+    card = trainer.run(lambda _, step: losses.append(step))
+    for name in ("forces", "structure"):
+        first, last = (np.mean([step[name] for step in part]) for part in (losses[:10], losses[-10:]))
+        assert last < 0.9 * first, name
+    model = load_model(card)
+    assert model.levels == ("springs",)
+    assert read_card(card)["record"]["steps"] == 60
+    lines = [json.loads(line) for line in (run_folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["kind"] == "validation"
+    assert lines[-1]["toy/force_mae_eV_A"] > 0
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run_folder: Path) -> None:
+    config, base = read_config(run_folder / "config.toml")
+    whole = Trainer(config, base)
+    for _ in range(8):
+        whole.train_step()
+    first = Trainer(config, base)
+    for _ in range(5):
+        first.train_step()
+    first.save()
+    second = Trainer(config, base)
+    assert second.step == 5
+    for _ in range(3):
+        second.train_step()
+    assert torch.equal(weights(second), weights(whole))
+
+
+def test_sigterm_ends_the_run_with_everything_saved(run_folder: Path) -> None:
+    trainer = Trainer(*read_config(run_folder / "config.toml"))
+
+    def interrupt(trainer: Trainer, _: dict[str, float]) -> None:
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.run(interrupt)
+    assert trainer.stop_requested
+    assert trainer.step == 3
+    assert Trainer(*read_config(run_folder / "config.toml")).step == 3
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_another_architecture_does_not_resume(run_folder: Path) -> None:
+    config = run_folder / "config.toml"
+    Trainer(*read_config(config)).save()
+    config.write_text(config.read_text().replace("[16, 8, 4]", "[8, 8, 4]"))
+    with pytest.raises(ConfigurationError, match="another architecture"):
+        Trainer(*read_config(config))
+
+
+def test_references_recover_atomic_energies(run_folder: Path) -> None:
+    data = Store(run_folder / "toy.h5").read(Split.TRAIN)
+    elements = tuple(sorted(ATOM_ENERGY))
+    table = fit_references([data], ("springs", "other"), elements)
+    # Six molecules and five elements: the springs' energy (some 0.1 eV) is what the fit cannot explain.
+    assert np.allclose(table[0], [ATOM_ENERGY[z] for z in elements], atol=1.0)
+    assert not table[1].any()
+
+
+def test_evaluation_takes_off_the_mean_error_of_each_molecule(run_folder: Path) -> None:
+    trainer = Trainer(*read_config(run_folder / "config.toml"))
+    data = Store(run_folder / "toy.h5").read(Split.TRAIN)
+    errors = evaluate_energy(trainer.model, data)
+    before = errors.relative_energy_mae()
+    errors.energy[:] += 3.0 * errors.molecule
+    assert errors.relative_energy_mae() == pytest.approx(before)
+    assert set(errors.by_element()) == {"H", "C", "N", "O", "F"}
+    assert errors.by_kind({0: "all"})["all"]["n"] == len(data)
+
+
+def test_a_sample_holds_whole_molecules(run_folder: Path) -> None:
+    data = Store(run_folder / "toy.h5").read(Split.TRAIN)
+    chosen = sample_molecules(data, 18)
+    assert len(chosen) == 18
+    assert all((data.molecule[chosen] == m).sum() == 9 for m in set(data.molecule[chosen]))
+
+
+@pytest.mark.slow
+def test_compiled_gradients_equal_eager_ones(run_folder: Path) -> None:
+    """Some ways of compiling forces give silently wrong parameter gradients; ours must not."""
+    from consistent_calc.train.batches import energy_batch
+
+    trainer = Trainer(*read_config(run_folder / "config.toml"))
+    batch = energy_batch([trainer.energy_data[0].batch(np.arange(12))], trainer.model)
+    gradients = []
+    for compiled in (False, True):
+        objective = Objective(trainer.model, Weights(), compile=compiled)
+        trainer.model.zero_grad()
+        objective.total(objective.energy_losses(batch)).backward()
+        gradients.append({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
+    eager, compiled_gradients = gradients
+    assert eager.keys() == compiled_gradients.keys()
+    for name, gradient in eager.items():
+        assert torch.allclose(gradient, compiled_gradients[name], rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_step(run_folder: Path) -> None:
+    script = run_folder / "ddp.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from consistent_calc.train.configuration import read_config\n"
+        "from consistent_calc.train.trainer import Trainer\n"
+        "t = Trainer(*read_config(sys.argv[1]))\n"
+        "t.run()\n"
+        "torch.save(torch.cat([p.detach().reshape(-1) for p in t.model.parameters()]), f'{t.output}/w{t.rank}.pt')\n"
+    )
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    subprocess.run([*command, str(script), str(run_folder / "config.toml")], check=True, timeout=300)
+    first, second = (torch.load(run_folder / "run" / f"w{rank}.pt") for rank in range(2))
+    assert torch.equal(first, second)
