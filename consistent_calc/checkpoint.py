@@ -59,7 +59,7 @@ def load_model(
 
     Args:
         path: of the card, the weights, or either without its suffix; None is the checkpoint shipped with the package.
-        device: "cpu", "cuda", "mps", ...
+        device: "cpu", "cuda", ...
         dtype: precision of the network; the atomic reference energies are float64 always.
 
     Raises:

@@ -18,6 +18,7 @@ from consistent_calc.errors import ConsistentCalcError, DataError, InvalidStruct
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from rdkit.Chem import Mol
 
     from consistent_calc.conformers import ConformerEnsemble, ConformerResult
     from consistent_calc.model import ConsistentModel
@@ -47,7 +48,7 @@ class Precision(StrEnum):
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint card or weights; by default the shipped one.")]
 Level = Annotated[str | None, typer.Option(help="Level of theory; by default the checkpoint's first.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Charge = Annotated[int | None, typer.Option(help="Total charge; by default the one in the file, else 0.")]
 Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
 
@@ -239,11 +240,15 @@ def check(
         from consistent_calc.checks import run_checks
 
         model = _load(checkpoint, device, Precision.float64)
-        atoms = _read(Path(molecule))[0] if Path(molecule).exists() else _embedded(molecule)
-        if charge is not None:
-            atoms.info["charge"] = charge
+        source: Atoms | Mol
+        if Path(molecule).exists():
+            source = _read(Path(molecule))[0]
+            if charge is not None:
+                source.info["charge"] = charge
+        else:
+            source = _embedded(molecule)
         with out.status("Checking"):
-            results = run_checks(model, atoms)
+            results = run_checks(model, source)
         table = _table("check", "value", "threshold", "unit", "result", "detail")
         for r in results:
             verdict = "[green]pass[/]" if r.passed else "[bold red]FAIL[/]"
@@ -252,25 +257,27 @@ def check(
         _exit_on(sum(not r.passed for r in results), len(results))
 
 
-def _embedded(smiles: str) -> Atoms:
-    """ETKDG geometry of a SMILES as ASE Atoms."""
+def _embedded(smiles: str) -> Mol:
+    """A molecule with one ETKDG geometry."""
     from consistent_calc.conformers import read_molecules
     from consistent_calc.conformers.generate import ConformerOptions, embed
     from consistent_calc.errors import MoleculeInputError
-    from consistent_calc.structures import StructureBatch
 
     entry = next(read_molecules(smiles))
     if entry.failure is not None:
         raise MoleculeInputError(f"{smiles!r} is neither a file nor a usable SMILES: {entry.failure.message}")
-    return StructureBatch.from_rdkit(embed(entry, ConformerOptions(n=1)).mol)[0].to_ase()[0]
+    mol = embed(entry, ConformerOptions(n=1)).mol
+    for conformer in list(mol.GetConformers())[1:]:
+        mol.RemoveConformer(conformer.GetId())
+    return mol
 
 
 # ---------------------------------------------------------------------- training and data
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="TOML file, see the documentation of training.")]) -> None:
-    """Trains a model; started again, it continues where it was stopped."""
+def train(config: Annotated[Path, typer.Argument(help="TOML file, such as checkpoints/base.toml.")]) -> None:
+    """Trains a model; started again, it continues where it was stopped. The README explains the configuration."""
     with clear_errors():
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

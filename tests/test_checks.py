@@ -26,14 +26,19 @@ def broken(model):
     return alter
 
 
+def failures(found):
+    """Failed checks, but for the drift: a run as short as in these tests says nothing about it."""
+    return [c for c in found if not c.passed and c.name != "energy drift"]
+
+
 def with_forces(change):
     """Alters the forces where there are some."""
     return lambda b, p: p if p.forces is None else replace(p, forces=change(b, p.forces))
 
 
 def test_all_pass_on_a_molecule(model, mol):
-    found = run_checks(copy.deepcopy(model).float(), mol, level=model.levels[1], dynamics_steps=200)
-    assert [c for c in found if not c.passed] == []
+    found = run_checks(copy.deepcopy(model).float(), mol, level=model.levels[1], dynamics_steps=5)
+    assert failures(found) == []
     assert {c.name for c in found} >= {"forces", "rotation", "additivity", "energy drift", "denoiser reflection"}
     assert "stress" not in {c.name for c in found}
     assert all(c.unit and c.detail for c in found)
@@ -41,17 +46,18 @@ def test_all_pass_on_a_molecule(model, mol):
 
 
 def test_all_pass_on_a_crystal(model, crystal):
-    found = {c.name: c for c in run_checks(model, crystal, dynamics_steps=200)}
-    assert all(c.passed for c in found.values())
-    assert "stress" in found
-    assert "denoiser motion" not in found
+    found = run_checks(model, crystal, dynamics_steps=5)
+    assert failures(found) == []
+    names = {c.name for c in found}
+    assert "stress" in names
+    assert "denoiser motion" not in names
 
 
 def test_all_pass_on_an_ion(model, water):
     water.info["charge"] = 2
-    found = {c.name: c for c in run_checks(model, water, dynamics_steps=100)}
-    assert [c for c in found.values() if not c.passed] == []
-    assert "additivity" not in found
+    found = run_checks(model, water, dynamics_steps=5)
+    assert failures(found) == []
+    assert "additivity" not in {c.name for c in found}
 
 
 def test_the_model_is_left_in_its_precision(model, water):
@@ -109,6 +115,10 @@ def test_lost_charge_is_found(broken, batch):
 def test_nan_fails(broken, batch):
     found = checks.check_rotation(broken(lambda b, p: replace(p, energy=p.energy * math.nan)), batch)
     assert not found.passed
+
+
+def test_dynamics_conserve_energy(model, water):
+    assert checks.check_energy_drift(model, water, n_steps=200).passed
 
 
 def test_forces_that_are_no_gradient_are_found(broken, water):

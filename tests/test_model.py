@@ -256,9 +256,7 @@ class TestDenoiser:
         moved = model.denoise(batch.with_positions(batch.positions @ rotation.T + 3), self.sigma)
         torch.testing.assert_close(moved, reference @ rotation.T + 3, rtol=0, atol=1e-9)
         inverted = torch.where(batch.stereo.abs() == 1, -batch.stereo, batch.stereo)[:, 4:]
-        flipped = replace(
-            batch, positions=-batch.positions, stereo=torch.cat([batch.stereo[:, :4], inverted], dim=1)
-        )
+        flipped = replace(batch, positions=-batch.positions, stereo=torch.cat([batch.stereo[:, :4], inverted], dim=1))
         torch.testing.assert_close(model.denoise(flipped, self.sigma), -reference, rtol=0, atol=1e-9)
 
     def test_it_sees_chirality_and_double_bonds(self, model, batch):

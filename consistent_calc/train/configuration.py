@@ -91,7 +91,7 @@ class TrainingConfig:
         output: folder of the run, relative to the configuration file.
         energy, structure: data of the two tasks; the level of the first energy store is the model's default.
         seed: of weights, order of the data and noise.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu" or "cuda".
         compile: whether to compile the two network functions.
         threads: CPU threads; None leaves torch's choice.
     """

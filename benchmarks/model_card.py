@@ -1,0 +1,153 @@
+"""Writes the model card (``checkpoints/README.md``) and the figures in the README from the results of the benchmarks.
+
+    python benchmarks/model_card.py
+
+Every figure comes from a ``results/*.json`` beside the script that measured it; nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from consistent_calc.checkpoint import read_card
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+MARKERS = "<!-- figures: written by benchmarks/model_card.py -->", "<!-- end of figures -->"
+
+
+def results(name: str) -> dict[str, Any]:
+    """Results of one benchmark."""
+    return json.loads((HERE / name).read_text())
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; floats with three significant digits."""
+
+    def text(value: Any) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(text(v) for v in line) + " |" for line in lines)
+
+
+def validation_table(accuracy: dict[str, Any]) -> str:
+    """One row a labelled data set."""
+    rows = []
+    for name, figures in accuracy.items():
+        if "all" in figures:
+            a = figures["all"]
+            rows.append(
+                [
+                    name,
+                    figures["level"],
+                    a["n"],
+                    a["force_mae_eV_A"],
+                    a.get("relative_energy_mae_kcal_mol", "-"),
+                    a.get("energy_mae_eV", "-"),
+                    a.get("charge_mae_e", "-"),
+                ]
+            )
+    header = ["data", "level", "structures", "force MAE (eV/Å)", "relative energy MAE (kcal/mol)"]
+    return table([*header, "total energy MAE (eV)", "charge MAE (e)"], rows)
+
+
+def breakdown(figures: dict[str, Any], key: str, label: str) -> str:
+    """Errors per kind of structure or per element."""
+    columns = {
+        "n": "n",
+        "force_mae_eV_A": "force MAE (eV/Å)",
+        "relative_energy_mae_kcal_mol": "relative energy MAE (kcal/mol)",
+        "charge_mae_e": "charge MAE (e)",
+    }
+    rows = figures[key]
+    present = [c for c in columns if any(c in row for row in rows.values())]
+    return table(
+        [label, *(columns[c] for c in present)], [[k, *(r.get(c, "-") for c in present)] for k, r in rows.items()]
+    )
+
+
+def short_figures() -> str:
+    """The paragraph and table of the README."""
+    accuracy, bfgs = results("accuracy/results/validation.json"), results("relaxation/results/bfgs.json")
+    nve, conformers = results("dynamics/results/nve.json"), results("conformers/results/test_molecules.json")
+    drift = max(abs(m["drift_meV_per_atom_ps"]) for m in nve["float64"].values())
+    lines = [
+        validation_table(accuracy),
+        "",
+        f"Relaxation of {bfgs['molecules']} validation molecules from ETKDG with ASE's BFGS to 0.01 eV/Å: "
+        f"{bfgs['bfgs_converged']} converge within 500 steps (median {bfgs['bfgs_steps_median']:.0f}), "
+        f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry. "
+        f"`relax` needs a median of {bfgs['batch_steps_median']:.0f} steps "
+        f"and {bfgs['bfgs_seconds'] / bfgs['batch_seconds']:.1f} times less time for the same molecules. "
+        f"NVE dynamics of aspirin and alanine dipeptide at 300 K: drift at most {drift:.2g} meV per atom and ps "
+        "(float64, 5 ps). "
+        f"Conformers of {conformers['molecules']} test SMILES: {conformers['with_result']} with a result, "
+        f"{conformers['stereo_kept']} of {conformers['conformers']} conformers with the stereochemistry asked for, "
+        f"{conformers['seconds_per_conformer']:.2g} s a conformer on {conformers['threads']} cores.",
+    ]
+    return "\n".join(lines)
+
+
+def card() -> str:
+    """The whole model card."""
+    accuracy, bfgs = results("accuracy/results/validation.json"), results("relaxation/results/bfgs.json")
+    nve, conformers = results("dynamics/results/nve.json"), results("conformers/results/test_molecules.json")
+    meta = read_card(ROOT / "checkpoints" / "base")
+    record, architecture = meta["record"], meta["architecture"]
+    dynamics = [
+        [name, precision, *(m[k] for k in ("atoms", "drift_meV_per_atom_ps", "energy_std_meV_per_atom")),
+         "yes" if m["bonds_intact"] else "no", m["steps_per_second"]]
+        for precision, molecules in nve.items()
+        for name, m in molecules.items()
+    ]  # fmt: skip
+    stationary = accuracy["rdb7"]
+    points = [
+        [name, p["n"], p["force_rms_eV_A_mean"], p["force_rms_eV_A_median"]]
+        for name, p in stationary.items()
+        if name != "barriers"
+    ]
+    barriers = stationary["barriers"]
+    template = (HERE / "model_card_template.md").read_text()
+    values = {
+        "channels": ", ".join(map(str, architecture["channels"])),
+        "layers": architecture["n_layers"],
+        "cutoff": architecture["cutoff"],
+        "parameters": f"{record['parameters']:,}",
+        "steps": f"{record['steps']:,}",
+        "hours": f"{record['hours']:.2f}",
+        "structures": "; ".join(f"{n:,} at {level}" for level, n in record["structures"].items()),
+        "validation": validation_table(accuracy),
+        "label_rms": f"{accuracy['organic']['label_force_rms_eV_A']:.2f}",
+        "kinds": breakdown(accuracy["organic"], "by_kind", "kind of structure"),
+        "elements": breakdown(accuracy["organic"], "by_element", "element"),
+        "charges": table(
+            ["total charge", "force MAE (eV/Å)"], [[q, v] for q, v in accuracy["organic"]["by_charge"].items()]
+        ),
+        "stationary": table(["point", "n", "mean rms force (eV/Å)", "median"], points),
+        "barriers": f"{barriers['mae_kcal_mol']:.1f} kcal/mol (mean error {barriers['mean_error_kcal_mol']:+.1f}; "
+        f"mean barrier {barriers['mean_barrier_kcal_mol']:.0f}; n = {barriers['n']})",
+        "bfgs": table(["figure", "value"], [[k, v] for k, v in bfgs.items()]),
+        "dynamics": table(
+            ["molecule", "precision", "atoms", "drift (meV/atom/ps)", "std (meV/atom)", "bonds intact", "steps/s"],
+            dynamics,
+        ),
+        "conformers": table(["figure", "value"], [[k, v] for k, v in conformers.items()]),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), template)
+
+
+def main() -> None:
+    (ROOT / "checkpoints" / "README.md").write_text(card())
+    readme = ROOT / "README.md"
+    start, end = MARKERS
+    before, rest = readme.read_text().split(start)
+    after = rest.split(end)[1]
+    readme.write_text(f"{before}{start}\n{short_figures()}\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The sampler with a denoiser that is exact: that of a Gaussian of variance v around known structures.
+
+Its probability flow has the solution ``x(0) = m + (x(s) - m) sqrt(v / (v + s^2))``.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from consistent_calc.diffusion.noise import centered_noise
+from consistent_calc.diffusion.samplers import refine
+from consistent_calc.structures import StructureBatch
+
+
+class Gaussian:
+    """Exact denoiser; counts its evaluations."""
+
+    def __init__(self, means, variance):
+        self.means, self.variance, self.evaluations = means, variance, 0
+
+    def denoise(self, batch, sigma):
+        self.evaluations += 1
+        weight = self.variance / (self.variance + sigma[batch.graph, None] ** 2)
+        return self.means + weight * (batch.positions - self.means)
+
+
+def chain(n, seed=0):
+    positions = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return StructureBatch.from_arrays([6] * n, positions)
+
+
+def test_a_sharp_distribution_is_hit():
+    batch, means = chain(5), chain(5, seed=1).positions
+    found = refine(Gaussian(means, 0.0), batch, sigma_start=0.3, n_steps=4, seeds=[7])
+    torch.testing.assert_close(found, means)
+
+
+def test_a_flat_distribution_changes_nothing():
+    batch = chain(5)
+    found = refine(Gaussian(batch.positions, 1e12), batch, sigma_start=0.3, n_steps=4, seeds=[7])
+    torch.testing.assert_close(found, batch.positions + 0.3 * centered_noise(batch.graph, [7]))
+
+
+def test_it_converges_to_the_exact_flow_with_second_order():
+    batch, means, v, s = chain(6), chain(6, seed=1).positions, 0.04, 0.4
+    start = batch.positions + s * centered_noise(batch.graph, [3])
+    # The last step goes from the lowest level to zero, where the flow is exact only in the limit.
+    low = 1e-3
+    exact = means + (start - means) * (v / (v + s**2)) ** 0.5
+    errors = []
+    for n_steps in (8, 16, 32):
+        found = refine(Gaussian(means, v), batch, sigma_start=s, n_steps=n_steps, seeds=[3], sigma_end=low)
+        errors.append(float((found - exact).abs().max()))
+    assert errors[0] < 0.05
+    assert errors[0] / errors[1] > 3
+    assert errors[1] / errors[2] > 3
+
+
+def test_the_distribution_is_kept():
+    v, n = 0.04, 4000
+    generator = torch.Generator().manual_seed(0)
+    clean = v**0.5 * torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    batch = StructureBatch.from_arrays([6] * n, clean)
+    found = refine(Gaussian(torch.zeros_like(clean), v), batch, sigma_start=0.4, n_steps=16, seeds=[1])
+    assert float(found.var()) == pytest.approx(v, rel=0.05)
+    # From other seeds it still has the right width in the limit of strong noise.
+    far = batch.with_positions(torch.full_like(clean, 0.1))
+    found = refine(Gaussian(torch.zeros_like(clean), v), far, sigma_start=5.0, n_steps=32, seeds=[1])
+    assert float(found.var()) == pytest.approx(v, rel=0.05)
+    assert float(found.mean()) == pytest.approx(0.1 * v**0.5 / 5, abs=1e-3)
+
+
+def test_evaluations():
+    batch = chain(3)
+    denoiser = Gaussian(batch.positions, 0.1)
+    refine(denoiser, batch, sigma_start=0.3, n_steps=5, seeds=[0])
+    assert denoiser.evaluations == 9
+
+
+def test_a_seed_gives_the_same_structure_in_any_batch(model, batch):
+    options = {"sigma_start": 0.3, "n_steps": 2}
+    alone = refine(model, batch, seeds=[5], **options)
+    assert torch.equal(alone, refine(model, batch, seeds=[5], **options))
+    shifted = batch.with_positions(batch.positions * 1.02)
+    together = refine(model, StructureBatch.concatenate([shifted, batch, batch]), seeds=[1, 5, 6], **options)
+    _, same, other = together.split(17)
+    torch.testing.assert_close(same, alone, rtol=0, atol=1e-9)
+    assert (other - alone).abs().max() > 0.1
+    assert together.dtype == batch.positions.dtype
+    assert not together.requires_grad
