@@ -217,9 +217,7 @@ def _ready(
 ) -> ConsistentModel:
     """The model on the wanted device in the wanted precision; a given one is copied if it must change."""
     if not isinstance(model, ConsistentModel):
-        # Building the network draws random numbers for its first weights; the process's stream must not notice.
-        with torch.random.fork_rng(devices=[]):
-            return load_model(model, device=device or "cpu", dtype=dtype or torch.float32)
+        return load_model(model, device=device or "cpu", dtype=dtype or torch.float32)
     device, dtype = torch.device(device or model.device), dtype or model.dtype
     # torch writes "cuda" for the current GPU, and "cuda:0" once something is there.
     same_device = device.type == model.device.type and device.index in (None, model.device.index)

@@ -77,11 +77,13 @@ def load_model(
         )
     try:
         table: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["architecture"].items()}
-        model = ConsistentModel(ModelConfig(**table))
+        # Building the network draws random numbers for its first weights; the caller's stream must not notice.
+        with torch.random.fork_rng(devices=[]):
+            model = ConsistentModel(ModelConfig(**table)).to(dtype=dtype)
         model.load_state_dict(load(data))
     except (SafetensorError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{weights_path} and its card do not fit together: {error}") from None
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return model.to(device=device).eval().requires_grad_(False)
 
 
 def read_card(path: str | Path | None = None) -> dict[str, Any]:

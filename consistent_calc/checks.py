@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 #: Equal up to the order of float64 sums over some hundred terms of some eV (1e-13), with a wide margin.
 ROUNDING = 1e-8
-#: Displacement for central differences, Angstrom, and strain. Their error is h^2/6 times a third derivative of some
-#: 100 eV/Angstrom^3, i.e. 2e-7, and that of the rounded energies of up to 1e5 eV, 1e-11 / h = 1e-7.
-STEP = 1e-4
+#: Displacement for central differences, Angstrom, and strain. Their error is h^2/6 times a third derivative of up to
+#: 2000 eV/Angstrom^3, i.e. 1e-6, and that of the rounded energies of up to 1e5 eV, 1e-11 / h = 2e-7.
+STEP = 5e-5
 #: Most atoms whose forces are compared with finite differences; they are spread evenly over a larger structure.
 MAX_PROBED = 20
 
@@ -205,11 +205,9 @@ def check_batch(model: ConsistentModel, source: Source, *, level: str | None = N
     """A structure's energy and forces do not depend on what else is in the batch."""
     batch = single(source)
     compressed = batch.with_positions(batch.positions * 0.97)
-    # Another size and charge, and a first and a last neighbor in the batch.
     atom = StructureBatch.from_arrays(batch.numbers[:1], [[0.0, 0.0, 0.0]], charge=1)
     together = _predict(model, StructureBatch.concatenate([compressed, batch, atom]), level)
-    n = batch.n_atoms
-    middle = replace(together, energy=together.energy[1:2], forces=_forces(together)[n : 2 * n])
+    middle = replace(together, energy=together.energy[1:2], forces=_forces(together).split(batch.n_atoms)[1])
     deviation = _deviation(middle, _predict(model, batch, level))
     return _check("batch", deviation, ROUNDING, "eV, eV/Angstrom", "alone and between two other structures")
 
@@ -227,15 +225,13 @@ def check_additivity(model: ConsistentModel, source: Source, *, level: str | Non
     )
     alone, both = _predict(model, batch, level), _predict(model, pair, level)
     expected = replace(alone, energy=2 * alone.energy, forces=_forces(alone).repeat(2, 1))
-    return _check(
-        "additivity", _deviation(both, expected), ROUNDING, "eV, eV/Angstrom", "two copies 100 Angstrom apart"
-    )
+    return _check("additivity", _deviation(both, expected), ROUNDING, "eV, eV/Angstrom", "two distant copies")
 
 
 def check_cutoff(model: ConsistentModel, source: Source, *, level: str | None = None) -> Check:
     """Energy and forces are continuous where an atom enters the cutoff of the outermost atom.
 
-    A cell is dropped. The atom crosses the cutoff by 2e-4 Angstrom; the forces of a smooth function change by some
+    A cell is dropped. The atom crosses the cutoff by 1e-4 Angstrom; the forces of a smooth function change by some
     1e-8, those of a hard cutoff jump by the interaction at that distance, about 1e-3 and more.
     """
     batch = _open(single(source))
@@ -251,8 +247,9 @@ def check_cutoff(model: ConsistentModel, source: Source, *, level: str | None = 
             )
         )
     inside, outside = (_predict(model, b, level) for b in pair)
-    deviation = _deviation(inside, outside)
-    return _check("cutoff", deviation, 1e-6, "eV, eV/Angstrom", f"an atom crossing {model.cutoff:g} Angstrom")
+    return _check(
+        "cutoff", _deviation(inside, outside), 1e-6, "eV, eV/Angstrom", f"an atom crossing {model.cutoff:g} Angstrom"
+    )
 
 
 # ---------------------------------------------------------------------- conservation

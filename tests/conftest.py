@@ -7,6 +7,7 @@ import os
 # More threads than cores slow the tiny tensors of these tests down; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -78,5 +79,6 @@ def crystal() -> Atoms:
     """A rattled triclinic cell of carbon, smaller than the cutoff."""
     atoms = bulk("C") * (2, 1, 1)
     atoms.rattle(0.1, seed=3)
-    atoms.set_cell(atoms.cell + [[0.1, 0.2, 0.0], [0.0, -0.1, 0.3], [0.05, 0.0, 0.1]], scale_atoms=True)
+    strain = np.array([[1.03, 0.05, 0.0], [0.0, 0.98, 0.08], [0.01, 0.0, 1.04]])
+    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     return atoms

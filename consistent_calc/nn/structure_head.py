@@ -68,8 +68,7 @@ class StructureHead(nn.Module):
         scalars = self.noise(torch.cat([phases.sin(), phases.cos()], dim=1))
         bonded = ((pair_kinds >= SINGLE) & (pair_kinds <= TRIPLE)).to(scalars.dtype)
         scalars = scalars.index_add(0, edges[0], self.bonding(pair_kinds) * bonded[:, None])
-        handedness, direction = self._handedness(positions, stereo)
-        present = (handedness.abs() > 0).to(scalars.dtype)
+        handedness, direction, present = self._handedness(positions, stereo)
         scalars = scalars + self.chirality(torch.stack([torch.tanh(handedness), present], dim=1)) * present[:, None]
         smeared = torch.exp(-2.5 * (distances[:, None] - self.centers) ** 2)
         # Filters of unrelated pairs are left to the radial basis, which vanishes at the cutoff.
@@ -84,13 +83,14 @@ class StructureHead(nn.Module):
         )
 
     @staticmethod
-    def _handedness(positions: Tensor, stereo: Tensor) -> tuple[Tensor, Tensor]:
+    def _handedness(positions: Tensor, stereo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pseudoscalars made invariant: signed volume times its target sign, and its gradient on each atom.
 
         E(3)-equivariant features cannot tell a centre from its mirror image; these can, and change with it.
 
         Returns:
-            ``[n_atoms]`` (positive where the centre is as wanted) and ``[n_atoms, 3]`` vectors, both in typical units.
+            ``[n_atoms]`` (positive where the centre is as wanted) and ``[n_atoms, 3]`` vectors, in typical units; and
+            ``[n_atoms]``, 1 for the neighbors of a tagged centre, else 0.
         """
         sign = torch.where(stereo[:, 4].abs() == 1, stereo[:, 4], 0).to(positions.dtype)
         quadruples = stereo[:, :4]
@@ -104,7 +104,8 @@ class StructureHead(nn.Module):
         atoms = quadruples.reshape(-1)
         handedness = positions.new_zeros(len(positions)).index_add(0, atoms, volumes.repeat_interleave(4))
         direction = torch.zeros_like(positions).index_add(0, atoms, towards.reshape(-1, 3))
-        return handedness, direction
+        present = torch.zeros_like(handedness).index_add(0, atoms, sign.abs().repeat_interleave(4)).clamp(max=1)
+        return handedness, direction, present
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Displacements ``[n_atoms, 3]`` in units of the noise level."""

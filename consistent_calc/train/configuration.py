@@ -12,21 +12,13 @@ from consistent_calc.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-class EnergyData:
-    """A store of labelled structures for the energy head.
+class DataSource:
+    """A store that a task learns from; the structure task takes its equilibrium structures.
 
     Attributes:
         store: path of the HDF5 store, relative to the configuration file.
         atoms: atoms a batch takes from it (its share of the training).
     """
-
-    store: str
-    atoms: int
-
-
-@dataclass(frozen=True)
-class StructureData:
-    """A store whose equilibrium structures train the structure head; attributes as in :class:`EnergyData`."""
 
     store: str
     atoms: int
@@ -97,8 +89,8 @@ class TrainingConfig:
     """
 
     output: str
-    energy: tuple[EnergyData, ...]
-    structure: tuple[StructureData, ...] = ()
+    energy: tuple[DataSource, ...]
+    structure: tuple[DataSource, ...] = ()
     model: Architecture = field(default_factory=Architecture)
     weights: Weights = field(default_factory=Weights)
     noise: Noise = field(default_factory=Noise)
