@@ -261,7 +261,10 @@ class Trainer:
             (self.energy_streams, state["energy_streams"]),
             (self.structure_streams, state["structure_streams"]),
         ):
-            for stream, saved in zip(streams, states, strict=True):
+            if len(states) > len(streams):
+                raise ConfigurationError(f"{self.output} was trained on {len(states)} stores of a task, not fewer.")
+            # Stores that were added to the end of the list since then start from their beginning.
+            for stream, saved in zip(streams, states, strict=False):
                 stream.load_state_dict(saved)
         self.noise.set_state(state["noise"].cpu())
         self.step, self.seconds = state["step"], state["seconds"]

@@ -81,6 +81,21 @@ def test_another_architecture_does_not_resume(run_folder: Path) -> None:
         Trainer(*read_config(config))
 
 
+def test_stores_may_be_added_but_not_removed(run_folder: Path) -> None:
+    config = run_folder / "config.toml"
+    trainer = Trainer(*read_config(config))
+    trainer.train_step()
+    trainer.save()
+    config.write_text(config.read_text() + '[[energy]]\nstore = "toy.h5"\natoms = 20\n')
+    longer = Trainer(*read_config(config))
+    longer.train_step()
+    assert longer.step == 2
+    longer.save()
+    config.write_text(CONFIG.format(steps=12))
+    with pytest.raises(ConfigurationError, match="not fewer"):
+        Trainer(*read_config(config))
+
+
 def test_references_recover_atomic_energies(run_folder: Path) -> None:
     data = Store(run_folder / "toy.h5").read(Split.TRAIN)
     elements = tuple(sorted(ATOM_ENERGY))
