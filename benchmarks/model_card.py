@@ -119,7 +119,9 @@ def card() -> str:
         "parameters": f"{record['parameters']:,}",
         "steps": f"{record['steps']:,}",
         "hours": f"{record['hours']:.2f}",
-        "structures": "; ".join(f"{n:,} at {level}" for level, n in record["structures"].items()),
+        "structures": table(
+            ["data", "level", "structures"], [[d["store"], d["level"], f"{d['structures']:,}"] for d in record["data"]]
+        ),
         "validation": validation_table(accuracy),
         "label_rms": f"{accuracy['organic']['label_force_rms_eV_A']:.2f}",
         "kinds": breakdown(accuracy["organic"], "by_kind", "kind of structure"),

@@ -88,6 +88,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name, measure in {
         "organic": labelled,
+        "tiny": labelled,
         "qm9": labelled,
         "small_mols": labelled,
         "rdb7": stationary_points,

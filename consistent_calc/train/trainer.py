@@ -60,7 +60,6 @@ class Trainer:
         self.validation_structures = [
             _Equilibria(Store(base / d.store).read(Split.VALIDATION)) for d in config.structure
         ]
-        torch.manual_seed(config.seed)
         self.model = _new_model(config, self.energy_data).to(config.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.ema_decay))
         self.objective = Objective(self.model, config.weights, compile=config.compile)
@@ -266,7 +265,10 @@ class Trainer:
             # Stores that were added to the end of the list since then start from their beginning.
             for stream, saved in zip(streams, states, strict=False):
                 stream.load_state_dict(saved)
-        self.noise.set_state(state["noise"].cpu())
+        if self.rank == 0:
+            self.noise.set_state(state["noise"].cpu())
+        else:  # the state holds the generator of rank 0 only; the others must not repeat its numbers
+            self.noise.manual_seed(hash((self.config.seed, self.rank, state["step"])))
         self.step, self.seconds = state["step"], state["seconds"]
 
     def export(self) -> Path:
@@ -276,7 +278,10 @@ class Trainer:
             "steps": self.step,
             "hours": round(self.seconds / 3600, 3),
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "structures": {d.level: len(d) for d in self.energy_data},
+            "data": [
+                {"store": Path(source.store).stem, "level": data.level, "structures": len(data)}
+                for source, data in zip(self.config.energy, self.energy_data, strict=True)
+            ],
         }
         return save_model(self._averaged, self.output / "model", record) if self.rank == 0 else self.output
 
@@ -299,7 +304,9 @@ def _new_model(config: TrainingConfig, datasets: list[Dataset]) -> ConsistentMod
     """An untrained model for the elements and levels of the data, with fitted atomic references."""
     elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
     levels = tuple(dict.fromkeys(d.level for d in datasets))
-    model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))
     model.references.copy_(fit_references(datasets, levels, elements))
     return model
 
