@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from consistent_calc.calculator import ConsistentCalculator
     from consistent_calc.checkpoint import load_model
-    from consistent_calc.conformers import generate_conformers
+    from consistent_calc.conformers import generate_conformers, generate_many
     from consistent_calc.model import ConsistentModel
     from consistent_calc.relaxation import relax
     from consistent_calc.structures import StructureBatch
@@ -21,6 +21,7 @@ _HOMES = {
     "ConsistentModel": "consistent_calc.model",
     "StructureBatch": "consistent_calc.structures",
     "generate_conformers": "consistent_calc.conformers",
+    "generate_many": "consistent_calc.conformers",
     "load_model": "consistent_calc.checkpoint",
     "relax": "consistent_calc.relaxation",
 }
@@ -31,6 +32,7 @@ __all__ = [
     "StructureBatch",
     "__version__",
     "generate_conformers",
+    "generate_many",
     "load_model",
     "relax",
 ]

@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from consistent_calc.checkpoint import load_model
+from consistent_calc.errors import ChargeError
 from consistent_calc.hessian import hessian
 from consistent_calc.model import ConsistentModel, Prediction
 from consistent_calc.structures import StructureBatch, total_charge
@@ -79,6 +80,7 @@ class ConsistentCalculator(Calculator):
 
         Raises:
             TypeError: another parameter.
+            ChargeError: the charge is no number.
             UnknownLevelError: the model has no readout for the level.
         """
         if unknown := set(changes) - set(self.default_parameters):
@@ -86,6 +88,11 @@ class ConsistentCalculator(Calculator):
                 f"ConsistentCalculator has no parameter {', '.join(sorted(unknown))} to set; it has level and charge. "
                 "Model, device and dtype are chosen at construction."
             )
+        if changes.get("charge") is not None:
+            try:
+                float(changes["charge"])
+            except (TypeError, ValueError):
+                raise ChargeError(f"The charge must be a number of e or None, got {changes['charge']!r}.") from None
         if "level" in changes:
             # By name, so that ASE's databases and trajectories record it.
             changes["level"] = self.model.levels[self.model.level_index(changes["level"])]

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from consistent_calc.errors import CheckpointError
+from consistent_calc.errors import CheckpointError, ConfigurationError
 from consistent_calc.model import ConsistentModel, ModelConfig
 
 FORMAT = "consistent_calc checkpoint"
@@ -64,6 +64,7 @@ def load_model(
 
     Raises:
         CheckpointError: missing, truncated or altered files, or another format.
+        ConfigurationError: there is no such device here.
     """
     weights_path, card_path = _paths(shipped(DEFAULT) if path is None else path)
     card = read_card(card_path)
@@ -83,7 +84,10 @@ def load_model(
         model.load_state_dict(load(data))
     except (SafetensorError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{weights_path} and its card do not fit together: {error}") from None
-    return model.to(device=device).eval().requires_grad_(False)
+    try:
+        return model.to(device=device).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, for a device it does not have
+        raise ConfigurationError(f"The device {str(device)!r} cannot be used, try 'cpu' or 'cuda': {error}") from None
 
 
 def read_card(path: str | Path | None = None) -> dict[str, Any]:

@@ -2,65 +2,41 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from consistent_calc import __version__
-from consistent_calc.errors import ConsistentCalcError, DataError, InvalidStructureError
+from consistent_calc.console import (
+    Charge,
+    Checkpoint,
+    Device,
+    Dtype,
+    Level,
+    Precision,
+    clear_errors,
+    err,
+    exit_on,
+    load,
+    new_table,
+    out,
+)
+from consistent_calc.errors import DataError, InvalidStructureError
+from consistent_calc.training_commands import evaluate, import_data, train
 
 if TYPE_CHECKING:
     from ase import Atoms
     from rdkit.Chem import Mol
 
     from consistent_calc.conformers import ConformerEnsemble, ConformerResult
-    from consistent_calc.model import ConsistentModel
 
 # Heavy packages (torch, ase, rdkit) are imported inside the commands, so that --help answers at once.
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-out, err = Console(), Console(stderr=True)
-
-
-class Source(StrEnum):
-    """Data sets that can be imported."""
-
-    organic = "organic"
-    rdb7 = "rdb7"
-    small_molecules = "small-molecules"
-    qm9 = "qm9"
-    extxyz = "extxyz"
-
-
-class Precision(StrEnum):
-    """Precision of the network."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint card or weights; by default the shipped one.")]
-Level = Annotated[str | None, typer.Option(help="Level of theory; by default the checkpoint's first.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Charge = Annotated[int | None, typer.Option(help="Total charge; by default the one in the file, else 0.")]
-Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turns the package's errors into one line and exit status 1; a bug keeps its traceback."""
-    try:
-        yield
-    except ConsistentCalcError as error:
-        err.print(f"[bold red]Error[/] ({error.reason}): {error}", highlight=False)
-        raise typer.Exit(1) from None
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -93,17 +69,22 @@ def energy(
 
         from consistent_calc.structures import StructureBatch
 
-        model, images = _load(checkpoint, device, dtype), _read(file)
-        table = _table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
+        _check_target(output)
+        model, images = load(checkpoint, device, dtype), _read(file)
+        table = new_table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
         failures = 0
         for k, atoms in enumerate(images):
+            atoms.calc = None  # energies that came with the file must not pass for results
             try:
                 batch = StructureBatch.from_ase(atoms, charge=charge).validate(model.elements)
                 prediction = model.predict(batch, level=level)
             except InvalidStructureError as error:
                 failures += 1
-                table.add_row(str(k), atoms.get_chemical_formula(), "", f"[red]{error.reason}: {error}[/]", "")
+                message = f"[red]{error.reason}: {escape(str(error))}[/]"
+                table.add_row(str(k), atoms.get_chemical_formula(), "", message, "")
                 continue
+            if charge is not None:
+                atoms.info["charge"] = charge
             assert prediction.forces is not None
             value, forces = float(prediction.energy[0]), prediction.forces.double().cpu().numpy()
             atoms.calc = SinglePointCalculator(
@@ -114,7 +95,7 @@ def energy(
         out.print(table)
         if output is not None:
             write(output, images, format="extxyz")
-        _exit_on(failures, len(images))
+        exit_on(failures, len(images))
 
 
 @app.command()
@@ -137,17 +118,22 @@ def relax(
         from consistent_calc.relaxation import relax as relax_batch
         from consistent_calc.structures import StructureBatch
 
-        model, images = _load(checkpoint, device, dtype), _read(file)
+        _check_target(output, by_suffix=True)
+        model, images = load(checkpoint, device, dtype), _read(file)
+        if fixed := [k for k, atoms in enumerate(images) if atoms.constraints]:
+            raise InvalidStructureError(
+                f"Structure {fixed[0]} has constraints, which this command does not know. Remove them, or relax it "
+                "with ASE's optimisers and ConsistentCalculator."
+            )
         batch = StructureBatch.from_ase(images, charge=charge)
         with out.status(f"Relaxing {len(images)} structures"):
             result = relax_batch(model, batch, level=level, fmax=fmax, max_steps=steps)
-        table = _table("structure", "formula", "energy (eV)", "change (eV)", "max force (eV/Å)", "steps", "outcome")
+        table = new_table("structure", "formula", "energy (eV)", "change (eV)", "max force (eV/Å)", "steps", "outcome")
         relaxed = []
         for k, (before, after) in enumerate(zip(images, result.batch.to_ase(), strict=True)):
             failed = result.failed[k]
-            outcome = (
-                f"[red]{failed}[/]" if failed else "converged" if result.converged[k] else "[yellow]not converged[/]"
-            )
+            unfailed = "converged" if result.converged[k] else "[yellow]not converged[/]"
+            outcome = f"[red]{escape(failed)}[/]" if failed else unfailed
             values = float(result.energy[k]), float(result.energy[k] - result.initial_energy[k])
             table.add_row(
                 str(k), before.get_chemical_formula(), *(f"{v:.5f}" for v in values), f"{float(result.fmax[k]):.4f}",
@@ -156,11 +142,13 @@ def relax(
             if not failed:
                 before.positions = after.positions
                 before.calc = SinglePointCalculator(before, energy=values[0])
+                if charge is not None:
+                    before.info["charge"] = charge
                 relaxed.append(before)
         out.print(table)
         if relaxed:
             write(output, relaxed)
-        _exit_on(len(images) - len(relaxed), len(images))
+        exit_on(len(images) - len(relaxed), len(images))
 
 
 # ---------------------------------------------------------------------- conformers
@@ -182,14 +170,18 @@ def conformers(
     """Generates, relaxes and ranks conformers; results are written as they come."""
     with clear_errors():
         from consistent_calc.conformers import generate_many
+        from consistent_calc.conformers.input import SUFFIXES
 
-        model = _load(checkpoint, device, Precision.float32)
+        _check_target(output)
+        files = [Path(s) for s in sources if s.lower().endswith(SUFFIXES)]
+        if any(output.exists() and f.exists() and output.samefile(f) for f in files):
+            raise DataError(f"{output} is one of the inputs and would be overwritten; give another file with -o.")
+        model = load(checkpoint, device, Precision.float32)
         results = generate_many(
             sources, n, seed=seed, level=level, model=model, window=window, temperature=temperature, fmax=fmax
         )
         total = 0
         failures: list[ConformerResult] = []
-        output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("w", encoding="utf-8") as sdf, err.status("Generating conformers") as status:
             for result in results:
                 total += 1
@@ -201,22 +193,23 @@ def conformers(
                 sdf.flush()
                 out.print(_conformer_table(result.ensemble))
                 for note in result.ensemble.notes:
-                    out.print(f"  [dim]{note}[/]", highlight=False)
+                    out.print(f"  [dim]{escape(note)}[/]", highlight=False)
         if failures:
-            table = _table("input", "reason", "message", title="Failed")
+            table = new_table("input", "reason", "message", title="Failed")
             for result in failures:
                 assert result.failure is not None
-                table.add_row(result.name or result.smiles or result.id, result.failure.reason, result.failure.message)
+                label = result.name or result.smiles or result.id
+                table.add_row(escape(label), result.failure.reason, escape(result.failure.message))
             err.print(table)
-        out.print(f"{total - len(failures)} of {total} molecules written to {output}", highlight=False)
-        _exit_on(len(failures), total)
+        out.print(f"{total - len(failures)} of {total} molecules written to {escape(str(output))}", highlight=False)
+        exit_on(len(failures), total)
 
 
 def _conformer_table(ensemble: ConformerEnsemble) -> Table:
     name = ensemble.name or ensemble.smiles
-    table = _table(
+    table = new_table(
         "#", "ΔE (kcal/mol)", "weight", "energy (eV)", "relaxed by (kcal/mol)", "moved (Å)", "converged",
-        title=f"{name} at {ensemble.level}",
+        title=escape(f"{name} at {ensemble.level}"),
     )  # fmt: skip
     for k in range(len(ensemble)):
         relative, weight, energy = ensemble.relative_energies[k], ensemble.weights[k], ensemble.energies[k]
@@ -239,9 +232,9 @@ def check(
     with clear_errors():
         from consistent_calc.checks import run_checks
 
-        model = _load(checkpoint, device, Precision.float64)
+        model = load(checkpoint, device, Precision.float64)
         source: Atoms | Mol
-        if Path(molecule).exists():
+        if os.path.exists(molecule):  # False, unlike Path.exists, for a SMILES too long for a path
             source = _read(Path(molecule))[0]
             if charge is not None:
                 source.info["charge"] = charge
@@ -249,12 +242,12 @@ def check(
             source = _embedded(molecule)
         with out.status("Checking"):
             results = run_checks(model, source)
-        table = _table("check", "value", "threshold", "unit", "result", "detail")
+        table = new_table("check", "value", "threshold", "unit", "result", "detail")
         for r in results:
             verdict = "[green]pass[/]" if r.passed else "[bold red]FAIL[/]"
             table.add_row(r.name, f"{r.value:.2e}", f"{r.threshold:.0e}", r.unit, verdict, r.detail)
         out.print(table)
-        _exit_on(sum(not r.passed for r in results), len(results))
+        exit_on(sum(not r.passed for r in results), len(results))
 
 
 def _embedded(smiles: str) -> Mol:
@@ -274,109 +267,12 @@ def _embedded(smiles: str) -> Mol:
 
 # ---------------------------------------------------------------------- training and data
 
-
-@app.command()
-def train(config: Annotated[Path, typer.Argument(help="TOML file, such as checkpoints/base.toml.")]) -> None:
-    """Trains a model; started again, it continues where it was stopped. The README explains the configuration."""
-    with clear_errors():
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        from consistent_calc.train.configuration import read_config
-        from consistent_calc.train.trainer import Trainer
-
-        trainer = Trainer(*read_config(config))
-        columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[losses]}"), console=err, disable=trainer.rank != 0) as bar:
-            task = bar.add_task("train", total=1.0, step=trainer.step, losses="")
-
-            def show(trainer: Trainer, losses: dict[str, float]) -> None:
-                text = " ".join(f"{k} {v:.3g}" for k, v in losses.items() if k in ("energy", "forces", "structure"))
-                bar.update(task, completed=trainer.progress, step=trainer.step, losses=text)
-
-            card = trainer.run(show)
-        out.print(f"{'Stopped' if trainer.stop_requested else 'Finished'} at step {trainer.step}; model: {card}")
+app.command()(train)
+app.command()(evaluate)
+app.command("import")(import_data)
 
 
-@app.command()
-def evaluate(
-    store: Annotated[Path, typer.Argument(help="HDF5 store of labelled structures.")],
-    test: Annotated[bool, typer.Option("--test", help="The test side instead of the validation side.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Evaluate a fixed sample of about this many structures.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file of all figures.")] = None,
-    checkpoint: Checkpoint = None,
-    level: Level = None,
-    device: Device = "cpu",
-) -> None:
-    """Errors on the validation side of a data store, per kind of structure and per element."""
-    with clear_errors():
-        from consistent_calc.data.split import Split
-        from consistent_calc.data.store import Store
-        from consistent_calc.train.evaluation import evaluate_energy
-
-        data = Store(store).read(Split.TEST if test else Split.VALIDATION)
-        model = _load(checkpoint, device, Precision.float32)
-        with out.status(f"Evaluating {len(data)} structures"):
-            errors = evaluate_energy(model, data, limit=limit, level=level)
-        figures: dict[str, Any] = {
-            "all": errors.summary() | {"n": len(errors.energy)},
-            "by_kind": errors.by_kind(dict(data.kinds)),
-            "by_element": errors.by_element(),
-        }
-        for part in figures:
-            rows = {"all": figures["all"]} if part == "all" else figures[part]
-            names = list(dict.fromkeys(k for row in rows.values() for k in row))
-            table = _table(part.replace("_", " "), *names)
-            for label, row in rows.items():
-                table.add_row(label, *(f"{row[k]:.4g}" if k in row else "" for k in names))
-            out.print(table)
-        if output is not None:
-            output.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-@app.command("import")
-def import_data(
-    source: Annotated[Source, typer.Argument(help="Which data set.")],
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Its files (none for qm9, which comes from qm9pack).")
-    ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 store to write.")] = Path("store.h5"),
-    level: Annotated[str | None, typer.Option(help="Level of theory of an extended-XYZ file.")] = None,
-) -> None:
-    """Makes a data store of this package from other people's files."""
-    with clear_errors():
-        from consistent_calc.data import importers
-
-        paths = files or []
-        if source is Source.qm9:
-            report = importers.import_qm9(output)
-        elif not paths:
-            raise DataError(f"Give the files of {source.value} to import.")
-        elif source is Source.organic:
-            report = importers.import_organic_wb97m(paths, output)
-        elif source is Source.small_molecules:
-            report = importers.import_small_molecules(paths, output)
-        elif len(paths) > 1:
-            raise DataError(f"{source.value} is imported from one file, got {len(paths)}.")
-        elif source is Source.rdb7:
-            report = importers.import_rdb7(paths[0], output)
-        elif level is None:
-            raise DataError("An extended-XYZ file does not name its level of theory; give --level.")
-        else:
-            report = importers.import_extxyz(paths[0], output, level)
-        out.print(f"{output}: {report}", highlight=False)
-        for entry, reason in report.failures[:20]:
-            err.print(f"  skipped {entry}: {reason}", highlight=False)
-
-
-# ---------------------------------------------------------------------- shared
-
-
-def _load(checkpoint: Path | None, device: str, dtype: Precision) -> ConsistentModel:
-    import torch
-
-    from consistent_calc.checkpoint import load_model
-
-    return load_model(checkpoint, device=device, dtype=getattr(torch, dtype.value))
+# ---------------------------------------------------------------------- files
 
 
 def _read(file: Path) -> list[Atoms]:
@@ -392,15 +288,25 @@ def _read(file: Path) -> list[Atoms]:
     return images
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name)
-    return table
+def _check_target(output: Path | None, *, by_suffix: bool = False) -> None:
+    """Makes the folder of an output file; what cannot be written is better known before the work than after it.
 
+    Args:
+        output: the file, or None.
+        by_suffix: whether ASE will have to tell the format from the name.
 
-def _exit_on(failures: int, total: int) -> None:
-    """Exit status 1 if anything failed; the rest of the batch is done."""
-    if failures:
-        err.print(f"[bold red]{failures} of {total} failed[/]", highlight=False)
-        raise typer.Exit(1)
+    Raises:
+        DataError: the name tells no format that ASE writes.
+    """
+    if output is None:
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if by_suffix:
+        from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+        try:
+            known = get_ioformat(filetype(str(output), read=False)).can_write
+        except UnknownFileTypeError:
+            known = False
+        if not known:
+            raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")

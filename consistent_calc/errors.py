@@ -66,7 +66,7 @@ class DataError(ConsistentCalcError, RuntimeError):
 
 
 class ConfigurationError(ConsistentCalcError, ValueError):
-    """A training configuration with unknown, missing or contradictory entries."""
+    """A training configuration or an option with an unknown, missing or impossible value."""
 
     reason = "invalid_configuration"
 

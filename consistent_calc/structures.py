@@ -76,8 +76,14 @@ class StructureBatch:
             charge: total charge in e.
             bonds, stereo: tables as in the class; ``stereo`` defaults to an empty one where bonds are given.
             dtype: of the floating-point tensors.
+
+        Raises:
+            InvalidStructureError: another number of positions than of atomic numbers.
         """
         z = torch.as_tensor(numbers, dtype=torch.int64).reshape(-1)
+        r = torch.as_tensor(positions, dtype=dtype).reshape(-1, 3)
+        if len(z) != len(r):
+            raise InvalidStructureError(f"There are {len(z)} atomic numbers but {len(r)} positions.")
         pbc_row = torch.as_tensor(pbc, dtype=torch.bool).expand(3).reshape(1, 3)
         if bonds is not None:
             bonds = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, BOND_COLUMNS)
@@ -85,7 +91,7 @@ class StructureBatch:
             stereo = torch.as_tensor(stereo, dtype=torch.int64).reshape(-1, STEREO_COLUMNS)
         return cls(
             numbers=z,
-            positions=torch.as_tensor(positions, dtype=dtype).reshape(-1, 3),
+            positions=r,
             graph=torch.zeros_like(z),
             cell=torch.zeros(1, 3, 3, dtype=dtype)
             if cell is None
@@ -126,7 +132,10 @@ class StructureBatch:
     def from_ase(
         cls, atoms: Atoms | Sequence[Atoms], *, charge: float | None = None, dtype: torch.dtype = torch.float64
     ) -> StructureBatch:
-        """From ASE. The total charge is ``charge``, else ``atoms.info["charge"]``, else the sum of initial charges."""
+        """From ASE. The total charge is ``charge``, else ``atoms.info["charge"]``, else the sum of initial charges.
+
+        Constraints, velocities and masses are no part of a StructureBatch.
+        """
         from ase import Atoms
 
         images = [atoms] if isinstance(atoms, Atoms) else list(atoms)
@@ -227,8 +236,19 @@ class StructureBatch:
         return replace(self, positions=positions)
 
     def select(self, indices: Iterable[int] | Tensor) -> StructureBatch:
-        """The structures with these indices, in this order."""
-        chosen = [int(i) for i in indices]
+        """The structures with these indices, in this order, or those where a boolean ``[n_graphs]`` mask is true.
+
+        Raises:
+            IndexError: an index outside the batch (negative ones included), or a mask of another length.
+        """
+        chosen = indices.tolist() if hasattr(indices, "tolist") else list(indices)
+        if chosen and all(isinstance(i, bool) for i in chosen):
+            if len(chosen) != self.n_graphs:
+                raise IndexError(f"A mask of {len(chosen)} entries for a batch of {self.n_graphs} structures.")
+            chosen = [i for i, wanted in enumerate(chosen) if wanted]
+        chosen = [int(i) for i in chosen]
+        if outside := [i for i in chosen if not 0 <= i < self.n_graphs]:
+            raise IndexError(f"structure {outside[0]} of a batch of {self.n_graphs}")
         ends = self.counts.cumsum(0)
         starts = ends - self.counts
         parts = []
@@ -314,8 +334,9 @@ class StructureBatch:
     def validate(self, elements: Iterable[int] | None = None, *, warn_odd_electrons: bool = True) -> StructureBatch:
         """Checks what no later step could report clearly; returns self.
 
-        Charges must be integers (:class:`ChargeError`). A charge that leaves an odd number of electrons is allowed
-        with an :class:`OddElectronWarning`: the shipped models saw closed shells only.
+        Charges must be integers and leave no negative number of electrons (:class:`ChargeError`). A charge that leaves
+        an odd number of electrons is allowed with an :class:`OddElectronWarning`: the shipped models saw closed shells
+        only.
 
         Args:
             elements: atomic numbers the model knows; None skips this check.
@@ -325,7 +346,7 @@ class StructureBatch:
             InvalidStructureError: empty structure, NaN or infinite positions or cell, no lattice vector in a
                 periodic direction, a singular cell.
             UnsupportedElementError: an element outside ``elements``.
-            ChargeError: a charge that is not a finite integer.
+            ChargeError: a charge that is not a finite integer, or exceeds the sum of the atomic numbers.
         """
         from consistent_calc.errors import UnsupportedElementError
 
@@ -364,6 +385,10 @@ class StructureBatch:
         for i, (charge, z) in enumerate(zip(charges, protons.tolist(), strict=True)):
             if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
                 raise ChargeError(f"The total charge must be an integer number of e, got {charge:g} for structure {i}.")
+            if round(charge) > z:
+                raise ChargeError(
+                    f"Structure {i} has {z} protons and cannot have a charge of {round(charge):+d}; correct the charge."
+                )
             if warn_odd_electrons and (z - round(charge)) % 2:
                 formula = chemical_formula(self.numbers[self.graph == i].tolist())
                 warnings.warn(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.constraints import FixAtoms
 from ase.io import read, write
 from rdkit import Chem
 from typer.testing import CliRunner, Result
@@ -66,6 +67,30 @@ def test_conformers_of_several_inputs_with_a_broken_one(checkpoint: str, tmp_pat
     mols = list(Chem.SDMolSupplier(str(target), removeHs=False))
     assert {m.GetNumHeavyAtoms() for m in mols} == {1}
     assert all(m.HasProp("energy_eV") and m.HasProp("boltzmann_weight") for m in mols)
+
+
+def test_brackets_of_a_smiles_are_no_markup(checkpoint: str, tmp_path: Path) -> None:
+    result = run("conformers", "[Si]C[nonsense", "-o", tmp_path / "out.sdf", "--checkpoint", checkpoint)
+    assert result.exit_code == 1
+    assert "[Si]C[nonsense" in "".join(result.stderr.split())
+
+
+def test_an_input_file_is_never_overwritten(checkpoint: str, tmp_path: Path) -> None:
+    source = tmp_path / "mols.sdf"
+    source.write_text("")
+    result = run("conformers", source, "-o", source, "--checkpoint", checkpoint)
+    assert result.exit_code == 1
+    assert "overwritten" in result.stderr
+
+
+def test_relax_refuses_what_it_cannot_honour(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    water.set_constraint(FixAtoms([0]))
+    write(tmp_path / "fixed.traj", water)
+    result = run("relax", tmp_path / "fixed.traj", "-o", tmp_path / "out.xyz", "--checkpoint", checkpoint)
+    assert result.exit_code == 1
+    assert "constraints" in result.stderr
+    result = run("relax", tmp_path / "fixed.traj", "-o", tmp_path / "out.unknown", "--checkpoint", checkpoint)
+    assert "ASE writes no format" in " ".join(result.stderr.split())
 
 
 def test_check_prints_figures(checkpoint: str, water: Atoms, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ ROOMS = (
     "losses",
     "train",
     "checks",
+    "console",
+    "training_commands",
     "cli",
 )
 CHEMISTRY = {"ase", "rdkit", "pymatgen"}

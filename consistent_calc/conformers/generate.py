@@ -23,7 +23,7 @@ from consistent_calc.conformers.input import MoleculeInput
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
 from consistent_calc.conformers.result import ConformerEnsemble, conformer_positions
 from consistent_calc.conformers.stereo import GeometryCheck
-from consistent_calc.errors import ConformerError
+from consistent_calc.errors import ConfigurationError, ConformerError
 from consistent_calc.relaxation import Relaxation, relax
 from consistent_calc.structures import StructureBatch
 from consistent_calc.units import KCAL_PER_MOL
@@ -62,7 +62,9 @@ class ConformerOptions:
         positive = ("n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout")
         for name in (*positive, "max_atoms_per_batch"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}.")
+                raise ConfigurationError(f"{name} must be positive, got {getattr(self, name)!r}.")
+        if self.window is not None and not self.window >= 0:
+            raise ConfigurationError(f"window must be None or at least 0 kcal/mol, got {self.window!r}.")
 
 
 @dataclass(eq=False)

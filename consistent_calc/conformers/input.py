@@ -74,8 +74,8 @@ def read_molecules(
         elements: atomic numbers that are allowed; None allows all.
 
     Failure reasons:
-        ``file_not_found``, ``no_smiles_column``, ``invalid_smiles``, ``invalid_molecule``, ``invalid_record``,
-        ``empty_molecule``, ``multiple_fragments``, ``unsupported_element``, ``odd_electrons``.
+        ``file_not_found``, ``unreadable_file``, ``no_smiles_column``, ``invalid_smiles``, ``invalid_molecule``,
+        ``invalid_record``, ``empty_molecule``, ``multiple_fragments``, ``unsupported_element``, ``odd_electrons``.
     """
     used: set[str] = set()
     for number, entry in enumerate(_entries(source), start=1):
@@ -132,12 +132,17 @@ def _file_entries(path: Path) -> Iterator[_Entry]:
     elif not path.is_file():
         yield _Entry("", str(path), None, Failure("file_not_found", f"There is no file {str(path)!r}."))
     else:
-        yield from readers.get(path.suffix.lower(), _line_entries)(path)
+        try:
+            yield from readers.get(path.suffix.lower(), _line_entries)(path)
+        except (OSError, csv.Error) as error:  # RDKit raises OSError for an empty file
+            message = f"The file {str(path)!r} cannot be read (any further): {error}"
+            yield _Entry("", str(path), None, Failure("unreadable_file", message))
 
 
 def _line_entries(path: Path) -> Iterator[_Entry]:
     """One SMILES a line, perhaps followed by a name; blank lines, comments and a header are skipped."""
-    with path.open(encoding="utf-8") as lines:
+    # A byte that is no UTF-8 spoils its own line, not the file.
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines):
             text = line.strip()
             is_header = number == 0 and text.split(maxsplit=1)[:1] in (["SMILES"], ["smiles"], ["Smiles"])
@@ -146,7 +151,7 @@ def _line_entries(path: Path) -> Iterator[_Entry]:
 
 
 def _csv_entries(path: Path) -> Iterator[_Entry]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         table = csv.DictReader(lines)
         columns = {column.strip().lower(): column for column in table.fieldnames or ()}
         if "smiles" not in columns:

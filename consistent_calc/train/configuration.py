@@ -74,6 +74,11 @@ class Schedule:
     validation_minutes: float = 10.0
     validation_structures: int = 500
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "hours", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"schedule: {name} must be positive, got {getattr(self, name)!r}.")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

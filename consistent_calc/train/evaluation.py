@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.diffusion.noise import centered_noise
 from consistent_calc.elements import symbol
+from consistent_calc.errors import DataError
 from consistent_calc.losses.structure import align
 from consistent_calc.model import ConsistentModel
 from consistent_calc.train.batches import energy_batch
@@ -103,7 +104,12 @@ def evaluate_energy(
         data: one side of a store.
         limit: evaluate a fixed sample of whole molecules of about this many conformations.
         level: readout to use; by default the one of the data's level.
+
+    Raises:
+        DataError: there are no structures.
     """
+    if len(data) == 0:
+        raise DataError("There are no structures to evaluate: this side of the split is empty.")
     indices = np.arange(len(data)) if limit is None else sample_molecules(data, limit)
     objective = Objective(model, Weights())
     rows: dict[str, list[NDArray[np.float64]]] = {"energy": [], "forces": [], "charges": [], "force_rms": []}

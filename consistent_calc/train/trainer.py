@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -79,6 +80,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.stop_requested = False
+        self._interrupted = False
         if self._state_path.exists():
             self._load_state()
 
@@ -96,7 +98,7 @@ class Trainer:
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine of the progress down to a hundredth."""
         schedule = self.config.schedule
-        warmup = min(1.0, (self.step + 1) / schedule.warmup_steps)
+        warmup = min(1.0, (self.step + 1) / max(schedule.warmup_steps, 1))
         cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.progress))
         return schedule.learning_rate * warmup * cosine
 
@@ -152,7 +154,8 @@ class Trainer:
     def run(self, on_step: Any = None) -> Path:
         """Trains to the end of the schedule, from where the last run of this folder stopped.
 
-        SIGINT and SIGTERM end the run after the current step, with everything saved.
+        SIGINT and SIGTERM end the run after the current step, with everything saved (a signal to any of several
+        processes ends all of them; off the main thread, where Python allows no handlers, set ``stop_requested``).
 
         Args:
             on_step: called with the trainer and the losses after each step (progress display).
@@ -160,7 +163,9 @@ class Trainer:
         Returns:
             Path of the card of the exported model (averaged weights).
         """
-        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        on_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if on_main else ()
+        previous = {s: signal.signal(s, self._request_stop) for s in signals}
         schedule = self.config.schedule
         last = saved = validated = time.monotonic()
         window: list[dict[str, float]] = []
@@ -194,16 +199,18 @@ class Trainer:
         return cast(ConsistentModel, self.average.module)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
+        # Not stop_requested itself: ranks that see it at different moments would wait for each other forever.
+        self._interrupted = True
 
     def _agree(self, seconds: float) -> float:
-        """The clock of rank 0, so that all ranks take the same decisions."""
-        if self.world_size == 1:
-            return seconds
-        clock = torch.tensor([seconds, float(self.stop_requested)], device=self.model.device)
-        dist.broadcast(clock, 0)
-        self.stop_requested = bool(clock[1])
-        return float(clock[0])
+        """The clock of rank 0 and the stop requests of all, so that all ranks take the same decisions."""
+        stop = self.stop_requested or self._interrupted
+        if self.world_size > 1:
+            both = torch.tensor([seconds if self.rank == 0 else 0.0, float(stop)], device=self.model.device)
+            dist.all_reduce(both)
+            seconds, stop = float(both[0]), bool(both[1] > 0)
+        self.stop_requested = stop
+        return seconds
 
     def validate(self) -> dict[str, float]:
         """Errors of the averaged weights on a fixed sample of the validation side."""
@@ -211,9 +218,13 @@ class Trainer:
         model = self._averaged
         out: dict[str, float] = {}
         for data, source in zip(self.validation_data, self.config.energy, strict=True):
+            if len(data) == 0:
+                continue
             name = Path(source.store).stem
             out |= {f"{name}/{k}": v for k, v in evaluate_energy(model, data, limit=limit).summary().items()}
         for structures, equilibria in zip(self.validation_structures, self.config.structure, strict=True):
+            if len(structures.indices) == 0:
+                continue
             errors = evaluate_structure(model, structures.data, structures.indices[:limit])
             out |= {f"{Path(equilibria.store).stem}/{k}": v for k, v in errors.items()}
         return out

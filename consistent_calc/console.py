@@ -1,0 +1,71 @@
+"""What the commands share: the terminal, common options, loading of checkpoints, and errors as one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from consistent_calc.errors import ConsistentCalcError
+
+if TYPE_CHECKING:
+    from consistent_calc.model import ConsistentModel
+
+out, err = Console(), Console(stderr=True)
+
+
+class Precision(StrEnum):
+    """Precision of the network."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint card or weights; by default the shipped one.")]
+Level = Annotated[str | None, typer.Option(help="Level of theory; by default the checkpoint's first.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Charge = Annotated[int | None, typer.Option(help="Total charge; by default the one in the file, else 0.")]
+Dtype = Annotated[Precision, typer.Option(help="Precision of the network.")]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turns the package's errors, and those of files and disks, into one line and exit status 1.
+
+    A bug keeps its traceback.
+    """
+    try:
+        yield
+    except (ConsistentCalcError, OSError) as error:
+        reason = error.reason if isinstance(error, ConsistentCalcError) else "file"
+        err.print(f"[bold red]Error[/] ({reason}): {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def load(checkpoint: Path | None, device: str, dtype: Precision) -> ConsistentModel:
+    import torch
+
+    from consistent_calc.checkpoint import load_model
+
+    return load_model(checkpoint, device=device, dtype=getattr(torch, dtype.value))
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def exit_on(failures: int, total: int) -> None:
+    """Exit status 1 if anything failed; the rest of the batch is done."""
+    if failures:
+        err.print(f"[bold red]{failures} of {total} failed[/]", highlight=False)
+        raise typer.Exit(1)

@@ -1,0 +1,118 @@
+"""Commands about training and data: ``train``, ``evaluate`` and ``import``."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from consistent_calc.console import Checkpoint, Device, Level, Precision, clear_errors, err, load, new_table, out
+from consistent_calc.errors import DataError
+
+if TYPE_CHECKING:
+    from consistent_calc.train.trainer import Trainer
+
+
+class Source(StrEnum):
+    """Data sets that can be imported."""
+
+    organic = "organic"
+    rdb7 = "rdb7"
+    small_molecules = "small-molecules"
+    qm9 = "qm9"
+    extxyz = "extxyz"
+
+
+def train(config: Annotated[Path, typer.Argument(help="TOML file, such as checkpoints/base.toml.")]) -> None:
+    """Trains a model; started again, it continues where it was stopped. The README explains the configuration."""
+    with clear_errors():
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        from consistent_calc.train.configuration import read_config
+        from consistent_calc.train.trainer import Trainer
+
+        trainer = Trainer(*read_config(config))
+        columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[losses]}"), console=err, disable=trainer.rank != 0) as bar:
+            task = bar.add_task("train", total=1.0, step=trainer.step, losses="")
+
+            def show(trainer: Trainer, losses: dict[str, float]) -> None:
+                text = " ".join(f"{k} {v:.3g}" for k, v in losses.items() if k in ("energy", "forces", "structure"))
+                bar.update(task, completed=trainer.progress, step=trainer.step, losses=text)
+
+            card = trainer.run(show)
+        verb = "Stopped" if trainer.stop_requested else "Finished"
+        out.print(escape(f"{verb} at step {trainer.step}; model: {card}"))
+
+
+def evaluate(
+    store: Annotated[Path, typer.Argument(help="HDF5 store of labelled structures.")],
+    test: Annotated[bool, typer.Option("--test", help="The test side instead of the validation side.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Evaluate a fixed sample of about this many structures.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file of all figures.")] = None,
+    checkpoint: Checkpoint = None,
+    level: Level = None,
+    device: Device = "cpu",
+) -> None:
+    """Errors on the validation side of a data store, per kind of structure and per element."""
+    with clear_errors():
+        from consistent_calc.data.split import Split
+        from consistent_calc.data.store import Store
+        from consistent_calc.train.evaluation import evaluate_energy
+
+        data = Store(store).read(Split.TEST if test else Split.VALIDATION)
+        model = load(checkpoint, device, Precision.float32)
+        with out.status(f"Evaluating {len(data)} structures"):
+            errors = evaluate_energy(model, data, limit=limit, level=level)
+        figures: dict[str, Any] = {
+            "all": errors.summary() | {"n": len(errors.energy)},
+            "by_kind": errors.by_kind(dict(data.kinds)),
+            "by_element": errors.by_element(),
+        }
+        for part in figures:
+            rows = {"all": figures["all"]} if part == "all" else figures[part]
+            names = list(dict.fromkeys(k for row in rows.values() for k in row))
+            table = new_table(part.replace("_", " "), *names)
+            for label, row in rows.items():
+                table.add_row(label, *(f"{row[k]:.4g}" if k in row else "" for k in names))
+            out.print(table)
+        if output is not None:
+            output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def import_data(
+    source: Annotated[Source, typer.Argument(help="Which data set.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Its files (none for qm9, which comes from qm9pack).")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 store to write.")] = Path("store.h5"),
+    level: Annotated[str | None, typer.Option(help="Level of theory of an extended-XYZ file.")] = None,
+) -> None:
+    """Makes a data store of this package from other people's files."""
+    with clear_errors():
+        from consistent_calc.data import importers
+
+        paths = files or []
+        if source is Source.qm9:
+            report = importers.import_qm9(output)
+        elif not paths:
+            raise DataError(f"Give the files of {source.value} to import.")
+        elif source is Source.organic:
+            report = importers.import_organic_wb97m(paths, output)
+        elif source is Source.small_molecules:
+            report = importers.import_small_molecules(paths, output)
+        elif len(paths) > 1:
+            raise DataError(f"{source.value} is imported from one file, got {len(paths)}.")
+        elif source is Source.rdb7:
+            report = importers.import_rdb7(paths[0], output)
+        elif level is None:
+            raise DataError("An extended-XYZ file does not name its level of theory; give --level.")
+        else:
+            report = importers.import_extxyz(paths[0], output, level)
+        out.print(escape(f"{output}: {report}"), highlight=False)
+        for entry, reason in report.failures[:20]:
+            err.print(escape(f"  skipped {entry}: {reason}"), highlight=False)
