@@ -283,6 +283,7 @@ def check_energy_drift(
     """
     from ase import units
     from ase.md.verlet import VelocityVerlet
+    from scipy.stats import linregress
 
     from consistent_calc.calculator import ConsistentCalculator
 
@@ -295,7 +296,7 @@ def check_energy_drift(
     for _ in range(n_steps):
         dynamics.run(1)
         energies.append(atoms.get_total_energy())
-    slope = np.polyfit(np.arange(len(energies)) * timestep * 1e-3, energies, 1)[0] / len(atoms)
+    slope = linregress(np.arange(len(energies)) * timestep * 1e-3, energies).slope / len(atoms)
     return _check(
         "energy drift", abs(float(slope)), 1e-3, "eV/atom/ps", f"{n_steps * timestep:g} fs at constant energy"
     )

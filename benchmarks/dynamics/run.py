@@ -20,6 +20,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from scipy.stats import linregress
 
 from consistent_calc import ConsistentCalculator, ConsistentModel, StructureBatch, load_model
 from consistent_calc.conformers import read_molecules
@@ -46,7 +47,7 @@ def trajectory(atoms: Atoms, sample: Samples, picoseconds: float, seed: int) -> 
         energies.append(atoms.get_total_energy() / len(atoms))
         temperatures.append(atoms.get_temperature())
         intact &= sample.check.problem(torch.from_numpy(atoms.positions)) != "bonds_changed"
-    slope = np.polyfit(times, energies, 1)[0]
+    slope = linregress(times, energies).slope
     steps = round(picoseconds * 1000 / TIMESTEP_FS)
     return {
         "atoms": len(atoms),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.linalg import lstsq
 from torch import Tensor
 
 from consistent_calc.data.dataset import Dataset
@@ -37,6 +38,6 @@ def fit_references(datasets: list[Dataset], levels: tuple[str, ...], elements: t
             compositions.append(composition[count > 0])
             energies.append(total[count > 0] / count[count > 0])
         if compositions:
-            solution = np.linalg.lstsq(np.concatenate(compositions), np.concatenate(energies), rcond=None)[0]
+            solution = lstsq(np.concatenate(compositions), np.concatenate(energies))[0]
             table[row] = torch.from_numpy(solution)
     return table
