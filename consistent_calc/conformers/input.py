@@ -70,7 +70,8 @@ def read_molecules(
     Args:
         source: a SMILES string (a name may follow after a blank); the path of a ``.smi``, ``.smiles``, ``.txt`` (one
             SMILES and name a line), ``.csv`` (a column named SMILES), ``.sdf`` or ``.mol`` file; an RDKit molecule; or
-            any iterable of these. Coordinates are used for their stereochemistry only.
+            any iterable of these. Coordinates in files are used for their stereochemistry only, those of RDKit
+            molecules not at all (theirs is in their tags).
         elements: atomic numbers that are allowed; None allows all.
 
     Failure reasons:
@@ -88,7 +89,8 @@ def read_molecules(
             yield MoleculeInput(unique, entry.name, entry.text, None, prepared)
         else:
             notes = _stereo_notes(prepared)
-            smiles = Chem.MolToSmiles(Chem.RemoveHs(prepared))
+            with rdBase.BlockLogs():  # RDKit warns of a proton that it keeps
+                smiles = Chem.MolToSmiles(Chem.RemoveHs(prepared))
             yield MoleculeInput(unique, entry.name, smiles, prepared, None, notes)
 
 

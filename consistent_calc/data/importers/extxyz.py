@@ -40,6 +40,9 @@ def import_extxyz(
         level: level of theory of the labels.
         licence: of the data.
         max_force: frames whose largest force is below it, in eV/Angstrom, are flagged as minima.
+
+    Raises:
+        DataError: the file cannot be read, or none of its frames has an energy or forces.
     """
     report = ImportReport()
     molecules: dict[tuple[Any, ...], list[Atoms]] = {}
@@ -52,11 +55,21 @@ def import_extxyz(
             report.failures.append((f"frame {i}", f"{type(error).__name__}: {error}"))
             continue
         molecules.setdefault(key, []).append(atoms)
+    frames = [atoms for images in molecules.values() for atoms in images]
+    if frames and not any(a.calc is not None and {"energy", "forces"} & set(a.calc.results) for a in frames):
+        raise DataError(
+            f"No frame of {path} has an energy or forces under the names that ASE knows ('energy', 'forces'); it has "
+            f"{', '.join([*frames[0].info, *frames[0].arrays])}. Rename the columns."
+        )
     writer = StoreWriter(out, level=level, provenance=f"imported from {Path(path).name}", licence=licence, kinds=KINDS)
     with writer:
         for (smiles, _, charge, _), images in molecules.items():
             record = _record(smiles, charge, images, max_force)
-            writer.add(record)
+            try:
+                writer.add(record)
+            except (DataError, OverflowError) as error:  # such as a charge that does not fit the store
+                report.failures.append((smiles or images[0].get_chemical_formula(), str(error)))
+                continue
             report.n_equilibrium += int(record.equilibrium.sum())
             report.n_without_graph += 1
         report.n_molecules, report.n_conformations = writer.n_molecules, writer.n_conformations
