@@ -87,7 +87,7 @@ def short_figures() -> str:
         "(float64, 5 ps). "
         f"Conformers of {conformers['molecules']} test SMILES: {conformers['with_result']} with a result, "
         f"{conformers['stereo_kept']} of {conformers['conformers']} conformers with the stereochemistry asked for, "
-        f"{conformers['seconds_per_conformer']:.2g} s a conformer on {conformers['threads']} cores.",
+        f"{conformers['seconds_per_conformer']:.2g} s a conformer with {conformers['threads']} CPU thread(s).",
     ]
     return "\n".join(lines)
 
