@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from consistent_calc.model import check_distances, forces_from_edges
-from consistent_calc.neighbors import neighbor_list
+from consistent_calc.model import forces_from_edges
 from consistent_calc.structures import StructureBatch
 
 if TYPE_CHECKING:
@@ -37,17 +36,11 @@ def hessian(model: ConsistentModel, structure: StructureBatch, *, level: str | N
     """
     if structure.n_graphs != 1:
         raise ValueError(f"A Hessian belongs to one structure, got {structure.n_graphs}; select one with batch[i].")
-    exact = structure.validate(model.elements, warn_odd_electrons=False).to(model.device, torch.float64)
-    neighbors = neighbor_list(exact, model.cutoff)
-    vectors = neighbors.vectors(exact).detach().to(model.dtype)
-    check_distances(vectors, neighbors.edges)
-    batch = exact.to(dtype=model.dtype)
-    levels = torch.full_like(batch.counts, model.level_index(level))
-    elements = model.element_indices(batch)
+    batch, neighbors, vectors, arguments = model.prepare(structure, level)
 
     def forces(displacements: Tensor) -> Tensor:
         moved = vectors + displacements[neighbors.edges[1]] - displacements[neighbors.edges[0]]
-        gradients, _, _ = model.edge_gradients(moved, elements, neighbors.edges, batch.graph, batch.charge, levels)
+        gradients, _, _ = model.edge_gradients(moved, *arguments)
         return forces_from_edges(gradients, neighbors.edges, batch.n_atoms)
 
     still = torch.zeros_like(batch.positions)

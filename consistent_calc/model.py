@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -173,6 +174,33 @@ class ConsistentModel(nn.Module):
             InvalidStructureError, UnsupportedElementError, ChargeError: what no model could answer.
             UnknownLevelError: no readout for this level.
         """
+        batch, neighbors, vectors, arguments = self.prepare(batch, level)
+        elements, *_, levels = arguments
+        with torch.no_grad():
+            if forces or stress:
+                gradients, raw, charges = self.edge_gradients(vectors, *arguments)
+            else:
+                raw, charges = self.atomic(vectors, *arguments)
+            energies = raw.double() + self.references[levels[batch.graph], elements]
+            return Prediction(
+                energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),
+                energies=energies,
+                forces=forces_from_edges(gradients, neighbors.edges, batch.n_atoms) if forces else None,
+                charges=charges,
+                stress=stress_from_edges(gradients, vectors, neighbors, batch) if stress else None,
+            )
+
+    def prepare(
+        self, batch: StructureBatch, level: str | None
+    ) -> tuple[StructureBatch, NeighborList, Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Validates structures and brings them into the form that the network takes.
+
+        Args and errors as in :meth:`predict`.
+
+        Returns:
+            The batch on the device and in the dtype of the model, its neighbors, the edge vectors ``[n_edges, 3]``
+            without autograd graph, and the other arguments of :meth:`atomic` in their order.
+        """
         exact = batch.validate(self.elements, warn_odd_electrons=False).to(self.device, torch.float64)
         levels = torch.full_like(exact.counts, self.level_index(level))
         neighbors = neighbor_list(exact, self.cutoff)
@@ -181,20 +209,12 @@ class ConsistentModel(nn.Module):
         vectors = neighbors.vectors(exact).detach().to(self.dtype)
         batch = exact.to(dtype=self.dtype)
         check_distances(vectors, neighbors.edges)
-        arguments = (self.element_indices(batch), neighbors.edges, batch.graph, batch.charge, levels)
-        with torch.no_grad():
-            if forces or stress:
-                gradients, raw, charges = self.edge_gradients(vectors, *arguments)
-            else:
-                raw, charges = self.atomic(vectors, *arguments)
-            energies = raw.double() + self.references[levels[batch.graph], arguments[0]]
-            return Prediction(
-                energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),
-                energies=energies,
-                forces=forces_from_edges(gradients, neighbors.edges, batch.n_atoms) if forces else None,
-                charges=charges,
-                stress=stress_from_edges(gradients, vectors, neighbors, batch) if stress else None,
-            )
+        return (
+            batch,
+            neighbors,
+            vectors,
+            (self.element_indices(batch), neighbors.edges, batch.graph, batch.charge, levels),
+        )
 
     def level_index(self, level: str | None) -> int:
         """Index of a level's readout; None is the default level."""
@@ -214,12 +234,15 @@ class ConsistentModel(nn.Module):
 
     # ------------------------------------------------------------------ structure
 
-    def denoise(self, batch: StructureBatch, sigma: Tensor) -> Tensor:
+    def denoise(
+        self, batch: StructureBatch, sigma: Tensor, displacements: Callable[..., Tensor] | None = None
+    ) -> Tensor:
         """Predicts the clean structure from a noisy one (differentiable).
 
         Args:
             batch: noisy positions, with bonds and stereo tags.
             sigma: ``[n_graphs]``, noise level of each structure, Angstrom.
+            displacements: a compiled :meth:`displacements`, for training.
 
         Returns:
             ``[n_atoms, 3]``, the denoiser's estimate of the clean positions, Angstrom.
@@ -231,7 +254,7 @@ class ConsistentModel(nn.Module):
             raise InvalidStructureError("The structure head needs the molecular graph; use StructureBatch.from_rdkit.")
         scaled = batch.with_positions(batch.positions * self.preconditioning.c_in(sigma)[batch.graph, None])
         edges, kinds = graph_pairs(scaled, neighbor_list(scaled, self.cutoff).edges)
-        output = self.displacements(
+        output = (displacements or self.displacements)(
             scaled.positions, self.element_indices(batch), edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
         )
         return batch.positions + self.preconditioning.c_out(sigma)[batch.graph, None] * output

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from consistent_calc.elements import chemical_formula, symbol
-from consistent_calc.errors import ChargeError, InvalidStructureError, OddElectronWarning
+from consistent_calc.errors import ChargeError, InvalidStructureError, OddElectronWarning, UnsupportedElementError
 from consistent_calc.molgraph import BOND_COLUMNS, STEREO_COLUMNS, bond_table, stereo_table
 
 if TYPE_CHECKING:
@@ -348,8 +348,6 @@ class StructureBatch:
             UnsupportedElementError: an element outside ``elements``.
             ChargeError: a charge that is not a finite integer, or exceeds the sum of the atomic numbers.
         """
-        from consistent_calc.errors import UnsupportedElementError
-
         if self.n_graphs == 0 or bool((self.counts == 0).any()):
             raise InvalidStructureError("A structure without atoms cannot be evaluated.")
         if not bool(torch.isfinite(self.positions).all()):

@@ -19,7 +19,6 @@ class EnergyBatch:
     Attributes:
         structures: on the device of the model.
         level: int64 ``[n_graphs]``, readout.
-        molecule: int64 ``[n_graphs]``, conformations of one molecule share it (unique across the joined data sets).
         energy: ``[n_graphs]``, eV, atomic references subtracted.
         forces: ``[n_atoms, 3]``, eV/Angstrom.
         charges: ``[n_atoms]``, e.
@@ -28,7 +27,6 @@ class EnergyBatch:
 
     structures: StructureBatch
     level: Tensor
-    molecule: Tensor
     energy: Tensor
     forces: Tensor
     charges: Tensor
@@ -38,14 +36,13 @@ class EnergyBatch:
 def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentModel) -> EnergyBatch:
     """Joins batches of several data sets, each with its level, on the device and in the dtype of the model."""
     structures = StructureBatch.concatenate([s for s, _ in parts])
-    columns: dict[str, list[Tensor]] = {k: [] for k in ("level", "molecule", "energy", "forces", "charges", "dipole")}
-    for offset, (s, labels) in enumerate(parts):
+    columns: dict[str, list[Tensor]] = {k: [] for k in ("level", "energy", "forces", "charges", "dipole")}
+    for s, labels in parts:
         level = model.level_index(labels.level)
         missing = torch.full((1,), torch.nan)
         energy = missing.expand(s.n_graphs) if labels.energy is None else labels.energy
         columns["energy"].append(energy.double() - composition_energy(model, s, level))
         columns["level"].append(torch.full_like(s.counts, level))
-        columns["molecule"].append(labels.molecule + offset * 10**9)
         columns["forces"].append(missing.expand(s.n_atoms, 3) if labels.forces is None else labels.forces)
         columns["charges"].append(
             missing.expand(s.n_atoms) if labels.partial_charges is None else labels.partial_charges

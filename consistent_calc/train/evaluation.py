@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def evaluate_energy(
     for start in range(0, len(indices), BATCH):
         structures, labels = data.batch(indices[start : start + BATCH])
         if level is not None:
-            labels = type(labels)(**{**vars(labels), "level": level})
+            labels = replace(labels, level=level)
         batch = energy_batch([(structures, labels)], model)
         with torch.no_grad():
             predicted = objective.predict(batch)

@@ -11,7 +11,6 @@ from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
 from consistent_calc.losses.structure import align, denoising_loss
 from consistent_calc.model import ConsistentModel, forces_from_edges
 from consistent_calc.neighbors import neighbor_list
-from consistent_calc.nn.pairs import graph_pairs
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import EnergyBatch
 from consistent_calc.train.configuration import Weights
@@ -66,14 +65,9 @@ class Objective:
             sigma: ``[n_graphs]``, Angstrom.
             noise: standard normal ``[n_atoms, 3]``.
         """
-        model, graph = self.model, clean.graph
+        graph = clean.graph
         noisy = clean.positions + sigma[graph, None] * noise
-        scaled = clean.with_positions(noisy * model.preconditioning.c_in(sigma)[graph, None])
-        edges, kinds = graph_pairs(scaled, neighbor_list(scaled, model.cutoff).edges)
-        output = self._displacements(
-            scaled.positions, model.element_indices(clean), edges, kinds, graph, clean.charge, clean.stereo, sigma
-        )
-        denoised = noisy + model.preconditioning.c_out(sigma)[graph, None] * output
+        denoised = self.model.denoise(clean.with_positions(noisy), sigma, self._displacements)
         target = align(clean.positions, noisy, graph, clean.n_graphs)
         return {"structure": denoising_loss(denoised, target, sigma, graph)}
 

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -30,6 +31,7 @@ from consistent_calc.data.store import Store
 from consistent_calc.diffusion.noise import training_levels
 from consistent_calc.errors import ConfigurationError
 from consistent_calc.model import ConsistentModel, ModelConfig
+from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
 from consistent_calc.train.configuration import TrainingConfig
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
@@ -55,12 +57,15 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.output = base / config.output
         self.output.mkdir(parents=True, exist_ok=True)
-        self.energy_data = [Store(base / d.store).read(Split.TRAIN) for d in config.energy]
-        self.structure_data = [_Equilibria(Store(base / d.store).read(Split.TRAIN)) for d in config.structure]
-        self.validation_data = [Store(base / d.store).read(Split.VALIDATION) for d in config.energy]
-        self.validation_structures = [
-            _Equilibria(Store(base / d.store).read(Split.VALIDATION)) for d in config.structure
-        ]
+
+        @cache  # both tasks may learn from one store, which is read and held once
+        def read(store: str, side: Split) -> Dataset:
+            return Store(base / store).read(side)
+
+        self.energy_data = [read(d.store, Split.TRAIN) for d in config.energy]
+        self.structure_data = [_Equilibria(read(d.store, Split.TRAIN)) for d in config.structure]
+        self.validation_data = [read(d.store, Split.VALIDATION) for d in config.energy]
+        self.validation_structures = [_Equilibria(read(d.store, Split.VALIDATION)) for d in config.structure]
         self.model = _new_model(config, self.energy_data).to(config.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.ema_decay))
         self.objective = Objective(self.model, config.weights, compile=config.compile)
@@ -130,7 +135,7 @@ class Trainer:
 
     def _structure_losses(self) -> dict[str, Tensor]:
         parts = [d.batch(next(s)) for d, s in zip(self.structure_data, self.structure_streams, strict=True)]
-        clean = type(parts[0]).concatenate(parts)
+        clean = StructureBatch.concatenate(parts)
         noise = self.config.noise
         sigma = training_levels(
             clean.n_graphs, self.noise, median=noise.median, spread=noise.spread, low=noise.low, high=noise.high
@@ -306,7 +311,7 @@ class _Equilibria:
         self.indices = np.flatnonzero(data.equilibrium & has_graph[data.molecule])
         self.n_atoms = data.n_atoms[self.indices]
 
-    def batch(self, positions: np.ndarray) -> Any:
+    def batch(self, positions: np.ndarray) -> StructureBatch:
         """Structures with their graphs; ``positions`` index into :attr:`indices`."""
         return self.data.batch(self.indices[positions], with_graph=True)[0]
 
