@@ -26,7 +26,7 @@ from consistent_calc.console import (
     out,
 )
 from consistent_calc.errors import DataError, InvalidStructureError
-from consistent_calc.training_commands import evaluate, import_data, train
+from consistent_calc.training_commands import evaluate, import_data, label, train
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -269,6 +269,7 @@ def _embedded(smiles: str) -> Mol:
 
 app.command()(train)
 app.command()(evaluate)
+app.command()(label)
 app.command("import")(import_data)
 
 

@@ -65,6 +65,17 @@ class DataError(ConsistentCalcError, RuntimeError):
     reason = "invalid_data"
 
 
+class LabellingError(ConsistentCalcError, RuntimeError):
+    """A labelling engine gave no usable result for one structure."""
+
+    reason = "engine_failed"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
+
 class ConfigurationError(ConsistentCalcError, ValueError):
     """A training configuration or an option with an unknown, missing or impossible value."""
 

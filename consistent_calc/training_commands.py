@@ -1,4 +1,4 @@
-"""Commands about training and data: ``train``, ``evaluate`` and ``import``."""
+"""Commands about training and data: ``train``, ``evaluate``, ``label`` and ``import``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from consistent_calc.console import Checkpoint, Device, Level, Precision, clear_errors, err, load, new_table, out
 from consistent_calc.errors import DataError
+from consistent_calc.labelling.names import EngineName
 
 if TYPE_CHECKING:
     from consistent_calc.train.trainer import Trainer
@@ -25,6 +26,14 @@ class Source(StrEnum):
     small_molecules = "small-molecules"
     qm9 = "qm9"
     extxyz = "extxyz"
+
+
+class Side(StrEnum):
+    """Sides of the split."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
 
 
 def train(config: Annotated[Path, typer.Argument(help="TOML file, such as checkpoints/base.toml.")]) -> None:
@@ -82,6 +91,55 @@ def evaluate(
             out.print(table)
         if output is not None:
             output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def label(
+    source: Annotated[Path, typer.Argument(help="HDF5 store with the molecules and their starting geometries.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="HDF5 store to write.")],
+    engine: Annotated[EngineName, typer.Option(help="Program that makes the labels.")],
+    method: Annotated[str | None, typer.Option(help="Method, by default the engine's first.")] = None,
+    model_file: Annotated[Path | None, typer.Option(help="TorchScript file of aimnet2.")] = None,
+    minimize: Annotated[bool, typer.Option("--minimize", help="Relax first; label the minima.")] = False,
+    split: Annotated[
+        list[Side] | None, typer.Option(help="Sides of the split (repeat); by default train and validation.")
+    ] = None,
+    molecules: Annotated[int | None, typer.Option(help="A fixed random choice of so many molecules.")] = None,
+    max_atoms: Annotated[int | None, typer.Option(help="Leave out larger molecules.")] = None,
+    fmax: Annotated[float, typer.Option(help="Largest force at a minimum, eV/Angstrom.")] = 0.01,
+    timeout: Annotated[float, typer.Option(help="Seconds a structure may take.")] = 600.0,
+    chunk: Annotated[int, typer.Option(help="Molecules that are written together.")] = 16,
+    workers: Annotated[int, typer.Option(help="Processes, each with one thread.")] = 1,
+) -> None:
+    """Labels molecules with quantum chemistry; started again, it continues where it was stopped."""
+    with clear_errors():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+        from consistent_calc.data.split import Split
+        from consistent_calc.labelling.job import LabellingJob, run_job
+
+        job = LabellingJob(
+            source=str(source),
+            output=str(output),
+            engine=engine,
+            method=method,
+            model_file=None if model_file is None else str(model_file),
+            minimize=minimize,
+            splits=tuple(Split(side) for side in split or (Side.train, Side.validation)),
+            molecules=molecules,
+            max_atoms=max_atoms,
+            fmax=fmax,
+            timeout=timeout,
+            chunk=chunk,
+        )
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err) as bar:
+            task = bar.add_task("label", total=None)
+            report = run_job(
+                job, workers=workers, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        out.print(escape(f"{output}: {report}"), highlight=False)
+        if report.failures:
+            err.print(escape(f"Failures: {job.failures_table}"), highlight=False)
 
 
 def import_data(

@@ -29,6 +29,7 @@ ROOMS = (
     "relaxation",
     "conformers",
     "data",
+    "labelling",
     "losses",
     "train",
     "checks",

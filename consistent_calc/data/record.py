@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.schema import COLUMNS
 from consistent_calc.data.split import N_BUCKETS, bucket_of_smiles
 from consistent_calc.errors import DataError
@@ -54,6 +55,40 @@ class MoleculeRecord:
     cell: Any = None
     pbc: Any = None
     barrier: float | None = None
+
+    @classmethod
+    def from_dataset(cls, data: Dataset, molecule: int) -> MoleculeRecord:
+        """The molecule with this index, with all its conformations and labels."""
+        conformations = np.flatnonzero(data.molecule == molecule)
+        rows = slice(data.row_offset[conformations[0]], data.row_offset[conformations[-1] + 1])
+        atoms, bonds, stereo = (
+            slice(offset[molecule], offset[molecule + 1])
+            for offset in (data.atom_offset, data.bond_offset, data.stereo_offset)
+        )
+        shape = (len(conformations), atoms.stop - atoms.start)
+
+        def taken(column: NDArray[Any] | None, chosen: Any, *tail: int) -> NDArray[Any] | None:
+            return None if column is None else column[chosen].reshape(-1, *tail)
+
+        return cls(
+            numbers=data.numbers[atoms],
+            positions=data.positions[rows].reshape(*shape, 3),
+            smiles=str(data.smiles[molecule]),
+            bucket=int(data.bucket[molecule]),
+            source=str(data.source[molecule]),
+            charge=int(data.charge[molecule]),
+            bonds=data.bonds[bonds],
+            stereo=data.stereo[stereo],
+            kind=data.kind[conformations],
+            equilibrium=data.equilibrium[conformations],
+            energy=None if data.energy is None else data.energy[conformations],
+            forces=taken(data.forces, rows, shape[1], 3),
+            partial_charges=taken(data.partial_charges, rows, shape[1]),
+            dipole=None if data.dipole is None else data.dipole[conformations],
+            cell=None if data.cell is None else data.cell[conformations],
+            pbc=None if data.pbc is None else data.pbc[conformations],
+            barrier=None if data.barrier is None else float(data.barrier[molecule]),
+        )
 
     def columns(self) -> dict[str, NDArray[Any] | None]:
         """Rows of every column of the schema, None for an absent label.

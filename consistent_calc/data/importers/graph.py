@@ -49,7 +49,7 @@ def fits_geometry(mol: Mol, positions: NDArray[Any], stretch: float = BOND_STRET
         stretch: a bond may be this many times the sum of its covalent radii.
         contact: atoms without a bond must be farther apart than this many times the sum of their radii.
     """
-    radii = _covalent_radii(numbers_of(mol))
+    radii = covalent_radii(numbers_of(mol))
     ratio = np.linalg.norm(positions[:, None] - positions, axis=-1) / (radii[:, None] + radii)
     bonded = np.zeros(ratio.shape, dtype=bool)
     for bond in mol.GetBonds():
@@ -100,7 +100,7 @@ def graph_of_geometry(mol: Mol, positions: NDArray[Any]) -> GeometryGraph:
     return GeometryGraph(out, bond_table(out).numpy(), stereo.numpy(), bool(met.all()))
 
 
-def _covalent_radii(numbers: NDArray[Any]) -> NDArray[np.float64]:
+def covalent_radii(numbers: NDArray[Any]) -> NDArray[np.float64]:
     """Covalent radii in Angstrom, ``[n_atoms]``."""
     from rdkit.Chem import GetPeriodicTable
 

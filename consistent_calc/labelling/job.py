@@ -1,0 +1,347 @@
+"""A labelling job: an engine over the molecules of a store, in parallel, resumable, failures kept beside the labels.
+
+The molecules are cut into chunks. A worker process labels a chunk and writes it as a small store of its own, in one
+step, into ``OUTPUT.parts/``; a job that is started again skips the chunks that are there. At the end the chunks are
+joined to the output, next to a table of the failures.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from consistent_calc.data.dataset import Dataset
+from consistent_calc.data.record import MoleculeRecord
+from consistent_calc.data.split import Split
+from consistent_calc.data.store import Store, StoreWriter
+from consistent_calc.errors import ConfigurationError, ConsistentCalcError, LabellingError
+from consistent_calc.labelling.basin import check_basin
+from consistent_calc.labelling.engine import Engine, Label, new_engine
+from consistent_calc.labelling.names import EngineName
+
+#: A chunk that took down its worker this often is labelled without the molecule that was being worked on.
+_CRASHES = 2
+
+Failure = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class LabellingJob:
+    """What to label and how; two runs of the same job continue one another.
+
+    Attributes:
+        source: store with the molecules and their starting geometries.
+        output: store to write.
+        engine, method, model_file: see :func:`consistent_calc.labelling.engine.new_engine`.
+        minimize: relax every structure and label the minimum, which becomes an equilibrium structure.
+        splits: sides of the split that are labelled.
+        molecules: a fixed random choice of so many molecules; None is all.
+        max_atoms: larger molecules are left out.
+        fmax: where a relaxation ends, eV/Angstrom.
+        timeout: seconds a structure may take.
+        chunk: molecules that are written together.
+    """
+
+    source: str
+    output: str
+    engine: EngineName
+    method: str | None = None
+    model_file: str | None = None
+    minimize: bool = False
+    splits: tuple[Split, ...] = (Split.TRAIN, Split.VALIDATION)
+    molecules: int | None = None
+    max_atoms: int | None = None
+    fmax: float = 0.01
+    timeout: float = 600.0
+    chunk: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("molecules", "max_atoms", "fmax", "timeout", "chunk"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name} must be positive, got {value!r}.")
+        if not self.splits:
+            raise ConfigurationError("Name at least one side of the split.")
+        if Path(self.source).resolve() == Path(self.output).resolve():
+            raise ConfigurationError("The output would replace the store that is labelled.")
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the finished chunks."""
+        return Path(self.output + ".parts")
+
+    @property
+    def failures_table(self) -> Path:
+        """CSV file of what could not be labelled."""
+        return Path(self.output + ".failures.csv")
+
+
+@dataclass
+class LabellingReport:
+    """Counts of a finished job.
+
+    Attributes:
+        n_molecules, n_structures: in the output.
+        failures: (source, SMILES, reason code, message) of each structure that has no label.
+    """
+
+    n_molecules: int = 0
+    n_structures: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.n_molecules} molecules, {self.n_structures} structures, {len(self.failures)} failed"
+
+
+def run_job(
+    job: LabellingJob, *, workers: int = 1, on_progress: Callable[[int, int], None] | None = None
+) -> LabellingReport:
+    """Labels everything that is not labelled yet, and joins the chunks.
+
+    Interrupted (Ctrl-C, SIGTERM, a crash), at most the chunks in work are lost.
+
+    Args:
+        job: what to do.
+        workers: processes, each with one thread.
+        on_progress: called with the numbers of molecules done and of all molecules.
+
+    Raises:
+        ConfigurationError: the folder of chunks belongs to another job.
+        MissingDependencyError: the engine is not installed.
+        DataError: the source cannot be read.
+    """
+    new_engine(job.engine, job.method, job.model_file)  # fails here rather than in every worker
+    data = Store(job.source).read(*job.splits)
+    chosen = select(data, job)
+    chunks = [chosen[i : i + job.chunk] for i in range(0, len(chosen), job.chunk)]
+    _claim_parts(job)
+    waiting = [i for i in range(len(chunks)) if not _failures_path(job, i).exists()]
+    done = sum(len(c) for i, c in enumerate(chunks) if i not in set(waiting))
+    report = on_progress or (lambda done, total: None)
+    report(done, len(chosen))
+    while waiting:
+        # A crash of one worker ends its pool; the chunks that are left go into a new one.
+        waiting, finished = _run_pool(job, chunks, waiting, workers, lambda n: report(n, len(chosen)), done)
+        done += finished
+    return _join(job, len(chunks))
+
+
+def select(data: Dataset, job: LabellingJob) -> list[int]:
+    """The molecules of a job, in an order that does not depend on their number."""
+    order = np.random.default_rng(0).permutation(data.n_molecules)
+    if job.max_atoms is not None:
+        order = order[np.diff(data.atom_offset)[order] <= job.max_atoms]
+    return [int(i) for i in order[: job.molecules]]
+
+
+# ---------------------------------------------------------------------- the pool
+
+
+def _run_pool(
+    job: LabellingJob,
+    chunks: list[list[int]],
+    waiting: list[int],
+    workers: int,
+    report: Callable[[int], None],
+    done: int,
+) -> tuple[list[int], int]:
+    """Runs chunks until all are done or a worker dies: what is left, and the number of molecules done."""
+    left, finished = set(waiting), 0
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,)) as pool:
+        futures: dict[Future[None], int] = {pool.submit(_label_chunk, i, chunks[i]): i for i in waiting}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                left.discard(futures[future])
+                finished += len(chunks[futures[future]])
+                report(done + finished)
+        except BrokenProcessPool:
+            pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+    left -= {i for i in left if _failures_path(job, i).exists()}
+    return sorted(left), finished
+
+
+class _Worker:
+    """What a worker process keeps between chunks."""
+
+    job: LabellingJob
+    data: Dataset
+    engine: Engine
+
+
+def _start_worker(job: LabellingJob) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the parent ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Worker.job = job
+    _Worker.data = Store(job.source).read(*job.splits)
+    _Worker.engine = new_engine(job.engine, job.method, job.model_file)
+
+
+def _label_chunk(index: int, molecules: list[int]) -> None:
+    """Labels a chunk and writes its store, then its failures: the second file says that the chunk is complete."""
+    job, data, engine = _Worker.job, _Worker.data, _Worker.engine
+    failures: list[Failure] = []
+    mark = job.parts / f"{index:06d}.current"
+    crashed, crashes = map(int, mark.read_text().split()) if mark.exists() else (-1, 0)
+    with _new_store(job, engine, job.parts / f"{index:06d}.h5") as writer:
+        for molecule in molecules:
+            if molecule == crashed and crashes >= _CRASHES:
+                failures.append((*_name(data, molecule), "crashed", "the engine took down its process"))
+                continue
+            mark.write_text(f"{molecule} {crashes + 1 if molecule == crashed else 1}")
+            record, failed = label_molecule(data, molecule, engine, job)
+            failures += failed
+            if record is not None:
+                writer.add(record)
+    temporary = _failures_path(job, index).with_suffix(".partial")
+    temporary.write_text(json.dumps(failures))
+    os.replace(temporary, _failures_path(job, index))
+    mark.unlink()
+
+
+def label_molecule(
+    data: Dataset, molecule: int, engine: Engine, job: LabellingJob
+) -> tuple[MoleculeRecord | None, list[Failure]]:
+    """All structures of a molecule with new labels, and those that failed."""
+    source = MoleculeRecord.from_dataset(data, molecule)
+    labels: list[Label] = []
+    kept: list[int] = []
+    failures: list[Failure] = []
+    for k, positions in enumerate(np.asarray(source.positions, dtype=np.float64)):
+        try:
+            with _time_limit(job.timeout):
+                if job.minimize:
+                    label = engine.minimum(source.numbers, positions, source.charge, job.fmax)
+                    check_basin(source, label.positions)
+                else:
+                    label = engine.single_point(source.numbers, positions, source.charge)
+            if not (np.isfinite(label.energy) and np.isfinite(label.forces).all()):
+                raise LabellingError("the engine gave NaN or infinite values")
+        except ConsistentCalcError as error:
+            failures.append((*_name(data, molecule), error.reason, str(error)))
+            continue
+        labels.append(label)
+        kept.append(k)
+    return _labelled(source, labels, kept, job.minimize) if kept else None, failures
+
+
+def _labelled(source: MoleculeRecord, labels: list[Label], kept: list[int], minimized: bool) -> MoleculeRecord:
+    """The molecule with its structures and labels replaced."""
+
+    def column(name: str) -> list[object] | None:
+        values = [getattr(label, name) for label in labels]
+        return None if any(v is None for v in values) else values
+
+    return MoleculeRecord(
+        numbers=source.numbers,
+        positions=column("positions"),
+        smiles=source.smiles,
+        bucket=source.bucket,
+        source=source.source,
+        charge=source.charge,
+        bonds=source.bonds,
+        stereo=source.stereo,
+        kind=np.asarray(source.kind)[kept],
+        equilibrium=np.full(len(kept), True) if minimized else np.zeros(len(kept), dtype=bool),
+        energy=column("energy"),
+        forces=column("forces"),
+        partial_charges=column("charges"),
+        dipole=column("dipole"),
+    )
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises LabellingError in the main thread of a worker after so many seconds (where the platform can)."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise LabellingError(f"no result within {seconds:g} s", "timeout")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def _name(data: Dataset, molecule: int) -> tuple[str, str]:
+    return str(data.source[molecule]), str(data.smiles[molecule])
+
+
+def _failures_path(job: LabellingJob, index: int) -> Path:
+    return job.parts / f"{index:06d}.failures.json"
+
+
+def _claim_parts(job: LabellingJob) -> None:
+    """Makes the folder of chunks, or checks that it belongs to this job."""
+    status = os.stat(job.source)
+    wanted = json.dumps(asdict(job) | {"source_size": status.st_size}, indent=2)
+    manifest = job.parts / "job.json"
+    if manifest.exists():
+        if json.loads(manifest.read_text()) != json.loads(wanted):
+            raise ConfigurationError(f"{job.parts} holds an unfinished job with other settings; remove it or use them.")
+        return
+    job.parts.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(wanted)
+
+
+def _new_store(job: LabellingJob, engine: Engine, path: Path) -> StoreWriter:
+    source = Store(job.source)
+    action = "minima of" if job.minimize else "labels at the geometries of"
+    return StoreWriter(
+        path,
+        level=engine.level,
+        provenance=f"{engine.provenance}; {action}: {source.provenance}",
+        licence=source.licence,
+        kinds=source.kinds,
+    )
+
+
+def _join(job: LabellingJob, n_chunks: int) -> LabellingReport:
+    """All chunks as one store, and the table of failures; the folder of chunks is removed."""
+    report = LabellingReport()
+    engine = new_engine(job.engine, job.method, job.model_file)
+    with _new_store(job, engine, Path(job.output)) as writer:
+        for i in range(n_chunks):
+            part = Store(job.parts / f"{i:06d}.h5").read(*Split)
+            for molecule in range(part.n_molecules):
+                writer.add(MoleculeRecord.from_dataset(part, molecule))
+            report.failures += [tuple(row) for row in json.loads(_failures_path(job, i).read_text())]
+    report.n_molecules, report.n_structures = writer.n_molecules, writer.n_conformations
+    with job.failures_table.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("source", "smiles", "reason", "message"))
+        table.writerows(report.failures)
+    shutil.rmtree(job.parts)
+    return report
