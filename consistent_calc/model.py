@@ -257,7 +257,12 @@ class ConsistentModel(nn.Module):
         output = (displacements or self.displacements)(
             scaled.positions, self.element_indices(batch), edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
         )
-        return batch.positions + self.preconditioning.c_out(sigma)[batch.graph, None] * output
+        center = torch.zeros_like(batch.positions[: batch.n_graphs]).index_add(0, batch.graph, batch.positions)
+        center = (center / batch.counts[:, None])[batch.graph]
+        skip = self.preconditioning.c_skip(sigma)[batch.graph, None]
+        # Written as a correction, so that c_skip = 1 leaves the positions as they are to the last digit.
+        kept = batch.positions + (skip - 1) * (batch.positions - center)
+        return kept + self.preconditioning.c_out(sigma)[batch.graph, None] * output
 
     def displacements(
         self,
@@ -270,7 +275,7 @@ class ConsistentModel(nn.Module):
         stereo: Tensor,
         sigma: Tensor,
     ) -> Tensor:
-        """The structure network F of ``D = x + c_out F(c_in x)``: ``[n_atoms, 3]``, in units of ``c_out``.
+        """The structure network F of ``D = c_skip x + c_out F(c_in x)``: ``[n_atoms, 3]``, in units of ``c_out``.
 
         Pure function of tensors; ``positions`` are scaled already, shapes as in :meth:`atomic` and :meth:`denoise`.
         """

@@ -108,7 +108,7 @@ def label(
     fmax: Annotated[float, typer.Option(help="Largest force at a minimum, eV/Angstrom.")] = 0.01,
     timeout: Annotated[float, typer.Option(help="Seconds a structure may take.")] = 600.0,
     chunk: Annotated[int, typer.Option(help="Molecules that are written together.")] = 16,
-    workers: Annotated[int, typer.Option(help="Processes, each with one thread.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with one thread.")] = 1,
 ) -> None:
     """Labels molecules with quantum chemistry; started again, it continues where it was stopped."""
     with clear_errors():

@@ -43,9 +43,36 @@ def refine(
     Returns:
         ``[n_atoms, 3]``, clean positions, in the dtype of the batch.
     """
-    levels = sampling_levels(sigma_start, sigma_end, n_steps).tolist()
-    dtype = batch.positions.dtype
-    x = batch.positions + sigma_start * centered_noise(batch.graph, seeds).to(dtype)
+    x = batch.positions + sigma_start * centered_noise(batch.graph, seeds).to(batch.positions.dtype)
+    return _flow(model, batch, x, sampling_levels(sigma_start, sigma_end, n_steps).tolist())
+
+
+def from_noise(
+    model: Denoiser,
+    batch: StructureBatch,
+    *,
+    n_steps: int,
+    seeds: Sequence[int],
+    sigma_max: float = 8.0,
+    sigma_end: float = 0.02,
+) -> Tensor:
+    """Structures from pure noise: ``n_steps = 1`` is a single denoising step, more are deterministic sampling.
+
+    The "Denoising" and "DDIM" modes of Ren et al. 2024 in EDM form; DDIM is the probability-flow equation, followed
+    here with Heun's method (``2 n_steps - 1`` evaluations of the denoiser).
+
+    Args:
+        batch: molecules with bonds and stereo tags; their positions are not used.
+        sigma_max: noise level of the start, Angstrom; far above the size of the molecule.
+
+    Other arguments and the result as in :func:`refine`.
+    """
+    x = sigma_max * centered_noise(batch.graph, seeds).to(batch.positions.dtype)
+    return _flow(model, batch, x, sampling_levels(sigma_max, sigma_end, n_steps, rho=7.0).tolist())
+
+
+def _flow(model: Denoiser, batch: StructureBatch, x: Tensor, levels: list[float]) -> Tensor:
+    """Heun's method along the probability-flow equation from ``x`` at the first of the falling noise levels."""
 
     def slope(positions: Tensor, sigma: float) -> Tensor:
         denoised = model.denoise(batch.with_positions(positions), torch.full_like(batch.charge, sigma))

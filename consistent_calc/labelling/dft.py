@@ -30,8 +30,13 @@ class Pyscf(Engine):
         self.level = checked_method(method, tuple(METHODS))
         try:
             import pyscf
-        except ImportError:
-            raise MissingDependencyError("PySCF is not installed: pip install 'consistent_calc[label]'.") from None
+
+            if "d3bj" in METHODS[method][0]:
+                import pyscf.dispersion
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{error.name} is not installed: pip install 'consistent_calc[label]', for D3 also pyscf-dispersion."
+            ) from None
         self._grid = grid
         self.provenance = f"PySCF {pyscf.__version__}, {method}, density fitting, grid {grid}"
 

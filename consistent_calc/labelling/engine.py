@@ -28,7 +28,7 @@ class Label:
         energy: eV.
         forces: ``[n_atoms, 3]``, eV/Angstrom.
         charges: ``[n_atoms]``, partial charges in e, or None.
-        dipole: ``[3]``, e Angstrom, or None.
+        dipole: ``[3]``, e Angstrom, about the origin, or None.
     """
 
     positions: Array
@@ -78,8 +78,8 @@ class Engine(ABC):
         atoms.calc = _ase_calculator(self, charge)
         if not BFGS(atoms, logfile=None).run(fmax=fmax, steps=MAX_STEPS):
             raise LabellingError(f"not relaxed to {fmax} eV/Angstrom in {MAX_STEPS} steps", "not_converged")
-        label: Label = atoms.calc.label
-        return label
+        found: Label = atoms.calc.found
+        return found
 
 
 def _ase_calculator(engine: Engine, charge: int) -> Any:
@@ -88,13 +88,12 @@ def _ase_calculator(engine: Engine, charge: int) -> Any:
 
     class EngineCalculator(Calculator):
         implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's interface)
-        label: Label
+        found: Label  # not "label", which is a property of ASE's calculators
 
         def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
             super().calculate(atoms, properties, system_changes)
-            found = engine.single_point(atoms.numbers, atoms.positions, charge)
-            self.label = found  # type: ignore[assignment]
-            self.results = {"energy": found.energy, "forces": found.forces}
+            self.found = engine.single_point(atoms.numbers, atoms.positions.copy(), charge)
+            self.results = {"energy": self.found.energy, "forces": self.found.forces}
 
     return EngineCalculator()
 

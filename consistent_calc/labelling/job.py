@@ -13,8 +13,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,13 +28,10 @@ from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.record import MoleculeRecord
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store, StoreWriter
-from consistent_calc.errors import ConfigurationError, ConsistentCalcError, LabellingError
+from consistent_calc.errors import ConfigurationError, ConsistentCalcError, DataError, LabellingError
 from consistent_calc.labelling.basin import check_basin
 from consistent_calc.labelling.engine import Engine, Label, new_engine
 from consistent_calc.labelling.names import EngineName
-
-#: A chunk that took down its worker this often is labelled without the molecule that was being worked on.
-_CRASHES = 2
 
 Failure = tuple[str, str, str, str]
 
@@ -119,23 +117,39 @@ def run_job(
         on_progress: called with the numbers of molecules done and of all molecules.
 
     Raises:
-        ConfigurationError: the folder of chunks belongs to another job.
+        ConfigurationError: the folder of chunks belongs to another job, or the output exists already.
         MissingDependencyError: the engine is not installed.
-        DataError: the source cannot be read.
+        DataError: the source cannot be read, or is periodic.
+        LabellingError: the worker processes die at their start.
     """
     new_engine(job.engine, job.method, job.model_file)  # fails here rather than in every worker
     data = Store(job.source).read(*job.splits)
+    if data.pbc is not None and data.pbc.any():
+        raise DataError(f"{job.source} holds periodic structures; the engines label molecules only.")
     chosen = select(data, job)
     chunks = [chosen[i : i + job.chunk] for i in range(0, len(chosen), job.chunk)]
     _claim_parts(job)
-    waiting = [i for i in range(len(chunks)) if not _failures_path(job, i).exists()]
-    done = sum(len(c) for i, c in enumerate(chunks) if i not in set(waiting))
-    report = on_progress or (lambda done, total: None)
-    report(done, len(chosen))
-    while waiting:
-        # A crash of one worker ends its pool; the chunks that are left go into a new one.
-        waiting, finished = _run_pool(job, chunks, waiting, workers, lambda n: report(n, len(chosen)), done)
-        done += finished
+    done = {i for i in range(len(chunks)) if _failures_path(job, i).exists()}
+
+    def finished(*indices: int) -> None:
+        done.update(indices)
+        if on_progress is not None:
+            on_progress(sum(len(chunks[i]) for i in done), len(chosen))
+
+    finished()
+    for mark in job.parts.glob("*.current"):  # of a run that was interrupted
+        mark.unlink()
+    while left := [i for i in range(len(chunks)) if i not in done]:
+        try:
+            _run_pool(job, chunks, left, workers, finished)
+        except BrokenProcessPool:
+            # The death of one worker ends its pool. Those that were at work are suspects, and tried one by one.
+            suspects = sorted(int(mark.stem) for mark in job.parts.glob("*.current"))
+            if not suspects:
+                raise LabellingError("The worker processes die before they label a molecule.", "crashed") from None
+            for i in suspects:
+                _run_suspect(job, chunks, i)
+            finished(*(i for i in left if _failures_path(job, i).exists()))
     return _join(job, len(chunks))
 
 
@@ -151,33 +165,36 @@ def select(data: Dataset, job: LabellingJob) -> list[int]:
 
 
 def _run_pool(
-    job: LabellingJob,
-    chunks: list[list[int]],
-    waiting: list[int],
-    workers: int,
-    report: Callable[[int], None],
-    done: int,
-) -> tuple[list[int], int]:
-    """Runs chunks until all are done or a worker dies: what is left, and the number of molecules done."""
-    left, finished = set(waiting), 0
+    job: LabellingJob, chunks: list[list[int]], left: list[int], workers: int, finished: Callable[[int], None]
+) -> None:
+    """Runs the chunks ``left``; raises BrokenProcessPool if a worker dies."""
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,)) as pool:
-        futures: dict[Future[None], int] = {pool.submit(_label_chunk, i, chunks[i]): i for i in waiting}
         try:
+            futures = {pool.submit(_label_chunk, i, chunks[i]): i for i in left}
             for future in as_completed(futures):
                 future.result()
-                left.discard(futures[future])
-                finished += len(chunks[futures[future]])
-                report(done + finished)
-        except BrokenProcessPool:
-            pass
+                finished(futures[future])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
-    left -= {i for i in left if _failures_path(job, i).exists()}
-    return sorted(left), finished
+
+
+def _run_suspect(job: LabellingJob, chunks: list[list[int]], index: int) -> None:
+    """Labels a chunk alone, without the molecules at which its worker dies."""
+    mark, crashed = _mark_path(job, index), _crashed_path(job, index)
+    while not _failures_path(job, index).exists():
+        mark.unlink(missing_ok=True)
+        try:
+            _run_pool(job, chunks, [index], 1, lambda i: None)
+        except BrokenProcessPool:
+            if not mark.exists():
+                raise LabellingError("The worker processes die before they label a molecule.", "crashed") from None
+            _write(crashed, json.dumps([*_crashed(job, index), int(mark.read_text())]))
+    mark.unlink(missing_ok=True)
 
 
 class _Worker:
@@ -193,33 +210,38 @@ def _start_worker(job: LabellingJob) -> None:
     import torch
 
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; the parent ends the workers.
+    # Ctrl-C reaches the whole process group; the parent ends the workers, and they do not outlive it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.job = job
     _Worker.data = Store(job.source).read(*job.splits)
     _Worker.engine = new_engine(job.engine, job.method, job.model_file)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _label_chunk(index: int, molecules: list[int]) -> None:
     """Labels a chunk and writes its store, then its failures: the second file says that the chunk is complete."""
     job, data, engine = _Worker.job, _Worker.data, _Worker.engine
     failures: list[Failure] = []
-    mark = job.parts / f"{index:06d}.current"
-    crashed, crashes = map(int, mark.read_text().split()) if mark.exists() else (-1, 0)
+    crashed, mark = _crashed(job, index), _mark_path(job, index)
     with _new_store(job, engine, job.parts / f"{index:06d}.h5") as writer:
         for molecule in molecules:
-            if molecule == crashed and crashes >= _CRASHES:
+            if molecule in crashed:
                 failures.append((*_name(data, molecule), "crashed", "the engine took down its process"))
                 continue
-            mark.write_text(f"{molecule} {crashes + 1 if molecule == crashed else 1}")
+            _write(mark, str(molecule))
             record, failed = label_molecule(data, molecule, engine, job)
             failures += failed
             if record is not None:
                 writer.add(record)
-    temporary = _failures_path(job, index).with_suffix(".partial")
-    temporary.write_text(json.dumps(failures))
-    os.replace(temporary, _failures_path(job, index))
-    mark.unlink()
+    _write(_failures_path(job, index), json.dumps(failures))
+    mark.unlink(missing_ok=True)
 
 
 def label_molecule(
@@ -230,6 +252,8 @@ def label_molecule(
     labels: list[Label] = []
     kept: list[int] = []
     failures: list[Failure] = []
+    if (int(np.sum(source.numbers, dtype=np.int64)) - source.charge) % 2:
+        return None, [(*_name(data, molecule), "odd_electrons", "the engines label closed shells only")]
     for k, positions in enumerate(np.asarray(source.positions, dtype=np.float64)):
         try:
             with _time_limit(job.timeout):
@@ -238,10 +262,13 @@ def label_molecule(
                     check_basin(source, label.positions)
                 else:
                     label = engine.single_point(source.numbers, positions, source.charge)
-            if not (np.isfinite(label.energy) and np.isfinite(label.forces).all()):
+            if not all(np.isfinite(x).all() for x in (label.energy, label.forces, label.positions)):
                 raise LabellingError("the engine gave NaN or infinite values")
         except ConsistentCalcError as error:
             failures.append((*_name(data, molecule), error.reason, str(error)))
+            continue
+        except (ArithmeticError, RuntimeError, ValueError) as error:  # of a library, or from output without numbers
+            failures.append((*_name(data, molecule), LabellingError.reason, f"{type(error).__name__}: {error}"))
             continue
         labels.append(label)
         kept.append(k)
@@ -273,6 +300,10 @@ def _labelled(source: MoleculeRecord, labels: list[Label], kept: list[int], mini
     )
 
 
+class _Timeout(BaseException):
+    """Passes through the ``except`` of any engine."""
+
+
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     """Raises LabellingError in the main thread of a worker after so many seconds (where the platform can)."""
@@ -281,12 +312,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise LabellingError(f"no result within {seconds:g} s", "timeout")
+        raise _Timeout
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _Timeout:
+        raise LabellingError(f"no result within {seconds:g} s", "timeout") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
@@ -303,6 +336,28 @@ def _failures_path(job: LabellingJob, index: int) -> Path:
     return job.parts / f"{index:06d}.failures.json"
 
 
+def _mark_path(job: LabellingJob, index: int) -> Path:
+    """Names the molecule of the chunk that is being worked on."""
+    return job.parts / f"{index:06d}.current"
+
+
+def _crashed_path(job: LabellingJob, index: int) -> Path:
+    return job.parts / f"{index:06d}.crashed.json"
+
+
+def _crashed(job: LabellingJob, index: int) -> list[int]:
+    """Molecules of the chunk at which a worker died."""
+    path = _crashed_path(job, index)
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file in one step."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def _claim_parts(job: LabellingJob) -> None:
     """Makes the folder of chunks, or checks that it belongs to this job."""
     status = os.stat(job.source)
@@ -312,8 +367,10 @@ def _claim_parts(job: LabellingJob) -> None:
         if json.loads(manifest.read_text()) != json.loads(wanted):
             raise ConfigurationError(f"{job.parts} holds an unfinished job with other settings; remove it or use them.")
         return
+    if Path(job.output).exists():
+        raise ConfigurationError(f"{job.output} exists already; remove it to label again.")
     job.parts.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(wanted)
+    _write(manifest, wanted)
 
 
 def _new_store(job: LabellingJob, engine: Engine, path: Path) -> StoreWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from consistent_calc.elements import SYMBOLS
 from consistent_calc.errors import LabellingError
 from consistent_calc.labelling.engine import Array, Engine, Label, checked_method
-from consistent_calc.labelling.program import find_program, run_program
+from consistent_calc.labelling.program import find_program, program_version, run_program
 from consistent_calc.units import DEBYE, KCAL_PER_MOL
 
 
@@ -27,7 +28,7 @@ class Mopac(Engine):
     def __init__(self, method: str) -> None:
         self.level = checked_method(method, ("PM6", "PM7", "PM6-D3H4"))
         self._program = find_program("mopac", "install MOPAC (Debian: apt-get install mopac, conda: mopac)")
-        self.provenance = f"MOPAC {method}, heats of formation"
+        self.provenance = f"MOPAC {program_version(self._program)}, {method}, heats of formation"
 
     def single_point(self, numbers: NDArray[Any], positions: Array, charge: int) -> Label:
         return self._run("1SCF GRADIENTS", numbers, positions, charge)
@@ -51,16 +52,18 @@ class Mopac(Engine):
             run_program([self._program, "job.mop"], folder)
             result = folder / "job.aux"
             text = result.read_text(errors="replace") if result.exists() else ""
-        return _parse(text, np.asarray(positions, dtype=np.float64))
+        return _parse(text, np.asarray(positions, dtype=np.float64), charge)
 
 
-def _parse(text: str, positions: Array) -> Label:
+def _parse(text: str, positions: Array, charge: int) -> Label:
     """The label in an AUX file; positions are the given ones unless the file holds relaxed ones."""
     shape = positions.shape
     energy, gradient = _values(text, "HEAT_OF_FORMATION:KCAL/MOL"), _values(text, "GRADIENTS:KCAL/MOL/ANGSTROM")
     relaxed, charges, dipole = (
         _values(text, name) for name in ("ATOM_X_OPT:ANGSTROMS", "ATOM_CHARGES", "DIP_VEC:DEBYE")
     )
+    if len(positions) == 1:
+        gradient = np.zeros(3)  # of a single atom MOPAC writes none
     if len(energy) != 1 or gradient.size != positions.size:
         raise LabellingError("MOPAC gave no energy or no gradient (no self-consistent field, or atoms too close)")
     return Label(
@@ -68,13 +71,16 @@ def _parse(text: str, positions: Array) -> Label:
         energy=float(energy[0]) * KCAL_PER_MOL,
         forces=-gradient.reshape(shape) * KCAL_PER_MOL,
         charges=charges if len(charges) == len(positions) else None,
-        dipole=dipole * DEBYE if len(dipole) == 3 else None,
+        # Of an ion it would be relative to the centre of mass, not to the origin.
+        dipole=dipole * DEBYE if len(dipole) == 3 and charge == 0 else None,
     )
 
 
 def _values(text: str, name: str) -> Array:
     """The numbers of the last entry ``NAME=value`` or ``NAME[n]=`` and the values after it."""
-    found = list(re.finditer(rf"^ {re.escape(name)}(\[\d+\])?=([-+\d.DE\s]*)", text, re.MULTILINE))
+    found = re.findall(rf"^ {re.escape(name)}(?:\[\d+\])?=([^=#]*)", text, re.MULTILINE)
     if not found:
         return np.empty(0)
-    return np.array([float(word.replace("D", "E")) for word in found[-1].group(2).split()])
+    # The values end before the name of the next entry; numbers too wide for their columns are asterisks.
+    words = itertools.takewhile(lambda word: not word[0].isalpha(), found[-1].split())
+    return np.array([np.nan if "*" in word else float(word.replace("D", "E")) for word in words])

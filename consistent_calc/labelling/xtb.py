@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from consistent_calc.elements import SYMBOLS
 from consistent_calc.errors import LabellingError
 from consistent_calc.labelling.engine import Array, Engine, Label, checked_method
-from consistent_calc.labelling.program import find_program, run_program
+from consistent_calc.labelling.program import find_program, program_version, run_program
 from consistent_calc.units import BOHR, HARTREE
 
 
@@ -27,7 +27,7 @@ class Xtb(Engine):
     def __init__(self, method: str) -> None:
         self.level = checked_method(method, ("GFN2-xTB",))
         self._program = find_program("xtb", "install xtb (Debian: apt-get install xtb, conda: xtb)")
-        self.provenance = "xtb, GFN2-xTB"
+        self.provenance = f"xtb {program_version(self._program)}, {method}"
 
     def single_point(self, numbers: NDArray[Any], positions: Array, charge: int) -> Label:
         with tempfile.TemporaryDirectory() as name:
@@ -51,19 +51,19 @@ class Xtb(Engine):
     def _gradient(self, folder: Path, numbers: NDArray[Any], positions: Array, charge: int) -> Label:
         _write_xyz(folder / "point.xyz", numbers, positions)
         run_program([self._program, "point.xyz", "--gfn", "2", "--grad", "--chrg", str(charge)], folder)
-        text = (folder / "gradient").read_text()
-        energy = re.findall(r"SCF energy =\s*(\S+)", text)
-        # Turbomole's format: coordinates of all atoms, then the gradient of all atoms.
-        rows = [line.replace("D", "E").split() for line in text.splitlines()[-1 - len(numbers) : -1]]
-        gradient = np.array([[float(x) for x in row] for row in rows])
-        if not energy or gradient.shape != positions.shape:
-            raise LabellingError("xtb gave no energy or no gradient")
-        return Label(
-            positions=positions,
-            energy=float(energy[-1]) * HARTREE,
-            forces=-gradient * HARTREE / BOHR,
-            charges=np.loadtxt(folder / "charges", ndmin=1),
-        )
+        result = folder / "gradient"
+        energy, forces = _parse(result.read_text() if result.exists() else "", len(numbers))
+        return Label(positions, energy, forces, charges=np.loadtxt(folder / "charges", ndmin=1))
+
+
+def _parse(text: str, n_atoms: int) -> tuple[float, Array]:
+    """Energy in eV and forces in eV/Angstrom of the last cycle of a file ``gradient`` in Turbomole's format."""
+    energy = re.findall(r"SCF energy =\s*(\S+)", text)
+    # A cycle holds the coordinates of all atoms, then the gradient of all atoms.
+    rows = [line.replace("D", "E").split() for line in text.splitlines()[-1 - n_atoms : -1]]
+    if not energy or len(rows) != n_atoms or any(len(row) != 3 for row in rows):
+        raise LabellingError("xtb gave no energy or no gradient")
+    return float(energy[-1]) * HARTREE, -np.array(rows, dtype=np.float64) * HARTREE / BOHR
 
 
 def _write_xyz(path: Path, numbers: NDArray[Any], positions: Array) -> None:

@@ -1,8 +1,8 @@
 """Optimality consistency: the equilibrium structure minimises the energy.
 
-All forms take an ``energy`` function of positions ``[n_atoms, 3]`` that gives energies ``[n_graphs]`` in eV. It stands
-for the frozen copy E* of the energy head: its weights must not require gradients, so that the gradient reaches the
-structure head only, through the predicted positions. Sources and status of the forms: Ren et al., NeurIPS 2024
+All forms take an ``energy`` function of positions ``[n_atoms, 3]`` that gives energies ``[n_graphs]`` in eV: the frozen
+energy E* (:class:`consistent_calc.losses.frozen.FrozenEnergy`), so that the gradient reaches the structure head only,
+through the predicted positions. Sources and status of the forms: Ren et al., NeurIPS 2024
 (arXiv 2410.10118); which of them the authors used is not known, so the alternatives stand side by side.
 """
 
@@ -17,7 +17,7 @@ Energy = Callable[[Tensor], Tensor]
 
 
 def comparison_loss(energy: Energy, predicted: Tensor, displacement: Tensor) -> Tensor:
-    """``mean max(0, E*(R) - E*(R + d))``: no neighboring structure may lie lower than the predicted one.
+    """``sum max(0, E*(R) - E*(R + d)) / n_atoms``: no neighboring structure may lie lower than the predicted one.
 
     Args:
         energy: frozen energy function.
@@ -25,23 +25,23 @@ def comparison_loss(energy: Energy, predicted: Tensor, displacement: Tensor) -> 
         displacement: ``[n_atoms, 3]``, a random displacement of up to about 0.1 Angstrom.
 
     Returns:
-        Scalar, eV; zero at a minimum.
+        Scalar, eV per atom; zero at a minimum.
     """
-    return torch.relu(energy(predicted) - energy(predicted + displacement)).mean()
+    return torch.relu(energy(predicted) - energy(predicted + displacement)).sum() / len(predicted)
 
 
 def gap_loss(energy: Energy, predicted: Tensor, reference: Tensor) -> Tensor:
-    """``mean (E*(R) - E*(R_0))``: the energy of the predicted structure above that of a reference structure.
+    """``sum (E*(R) - E*(R_0)) / n_atoms``: the energy of the predicted structure above that of a reference structure.
 
     Args:
         reference: ``[n_atoms, 3]``, e.g. the labelled equilibrium structure, Angstrom.
 
     Returns:
-        Scalar, eV; it has the gradient of the mean energy of the predicted structures.
+        Scalar, eV per atom; it has the gradient of the energy ``E*(R)`` itself.
     """
     with torch.no_grad():
         floor = energy(reference)
-    return (energy(predicted) - floor).mean()
+    return (energy(predicted) - floor).sum() / len(predicted)
 
 
 def slope_loss(energy: Energy, predicted: Tensor) -> Tensor:

@@ -33,17 +33,17 @@ def align(mobile: Tensor, target: Tensor, graph: Tensor, n_graphs: int) -> Tenso
     return (a[:, None, :] @ rotation[graph])[:, 0] + target_center[graph]
 
 
-def denoising_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, graph: Tensor) -> Tensor:
-    """``mean |D(x, s) - x_0|^2 / s^2`` over atoms, after aligning ``x_0``: the EDM loss for ``c_out = s``.
+def denoising_loss(denoised: Tensor, clean: Tensor, scale: Tensor, graph: Tensor) -> Tensor:
+    """``mean |D(x, s) - x_0|^2 / c_out(s)^2`` over atoms, after aligning ``x_0``: the EDM loss.
 
     Args:
         denoised: ``[n_atoms, 3]``, the denoiser's estimate, Angstrom.
         clean: ``[n_atoms, 3]``, already aligned to the noisy input, Angstrom.
-        sigma: ``[n_graphs]``, noise level, Angstrom.
+        scale: ``[n_graphs]``, ``c_out`` of the noise level, Angstrom; it is the noise level where that is low.
         graph: int64 ``[n_atoms]``.
 
     Returns:
-        Scalar, dimensionless; a denoiser that returns its input scores 3.
+        Scalar, dimensionless; a denoiser that returns its input scores 3 at low noise.
     """
-    scaled = (denoised - clean) / sigma[graph, None]
+    scaled = (denoised - clean) / scale[graph, None]
     return (scaled * scaled).sum(1).mean()

@@ -18,10 +18,12 @@ class DataSource:
     Attributes:
         store: path of the HDF5 store, relative to the configuration file.
         atoms: atoms a batch takes from it (its share of the training).
+        forces: whether the energy task learns its forces too.
     """
 
     store: str
     atoms: int
+    forces: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,41 @@ class Weights:
     charges: float = 1.0
     dipole: float = 0.1
     structure: float = 0.1
+    optimality: float = 0.0
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Optimality and score consistency, which act where their weights are above zero.
+
+    Attributes:
+        optimality: form of the loss, ``comparison``, ``gap`` or ``slope`` (:mod:`consistent_calc.losses.optimality`).
+        optimality_noise: lowest and highest noise level of the structures it acts on, Angstrom.
+        displacement: largest standard deviation of the displacement of the comparison, Angstrom.
+        score: form of the loss, ``noisy`` (forces at the noisy positions) or ``clean`` (target-score identity).
+        score_noise: lowest and highest noise level, Angstrom.
+        temperature_energy: kT of the score, eV.
+        level: level of theory whose energy is taken; None is the default level.
+    """
+
+    optimality: str = "comparison"
+    optimality_noise: tuple[float, ...] = (1.0, 100.0)
+    displacement: float = 0.1
+    score: str = "noisy"
+    score_noise: tuple[float, ...] = (0.0, 0.3)
+    temperature_energy: float = 0.1
+    level: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimality", ("comparison", "gap", "slope")), ("score", ("noisy", "clean"))):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"consistency: {name} must be one of {', '.join(known)}.")
+        for name in ("optimality_noise", "score_noise"):
+            if len(getattr(self, name)) != 2:
+                raise ConfigurationError(f"consistency: {name} must be [lowest, highest].")
+        if not (self.displacement > 0 and self.temperature_energy > 0):
+            raise ConfigurationError("consistency: displacement and temperature_energy must be positive.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +124,8 @@ class TrainingConfig:
     Attributes:
         output: folder of the run, relative to the configuration file.
         energy, structure: data of the two tasks; the level of the first energy store is the model's default.
+        start: checkpoint whose weights the run starts from (a second stage), relative to the configuration file; its
+            architecture is taken, and it must know all elements and levels of the data.
         seed: of weights, order of the data and noise.
         device: "cpu" or "cuda".
         compile: whether to compile the two network functions.
@@ -99,7 +138,9 @@ class TrainingConfig:
     model: Architecture = field(default_factory=Architecture)
     weights: Weights = field(default_factory=Weights)
     noise: Noise = field(default_factory=Noise)
+    consistency: Consistency = field(default_factory=Consistency)
     schedule: Schedule = field(default_factory=Schedule)
+    start: str | None = None
     seed: int = 0
     device: str = "cpu"
     compile: bool = False

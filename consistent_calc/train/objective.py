@@ -9,11 +9,13 @@ from torch import Tensor
 
 from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
 from consistent_calc.losses.structure import align, denoising_loss
+from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel, forces_from_edges
 from consistent_calc.neighbors import neighbor_list
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import EnergyBatch
-from consistent_calc.train.configuration import Weights
+from consistent_calc.train.configuration import Consistency, Weights
+from consistent_calc.train.consistency import Denoised, optimality, score
 
 
 class Objective:
@@ -21,14 +23,26 @@ class Objective:
 
     Args:
         model: its parameters are trained.
-        weights: factors of the losses.
+        weights: factors of the losses; a consistency loss of weight zero is not computed.
+        consistency: forms of the consistency losses.
+        frozen: the energy model of the consistency losses, whose weights require no gradient.
         compile: compile the two network functions with dynamic shapes. The derivative with respect to the positions is
             taken inside the compiled function: compiled energies with an outer ``create_graph`` fail in torch.
     """
 
-    def __init__(self, model: ConsistentModel, weights: Weights, *, compile: bool = False) -> None:
+    def __init__(
+        self,
+        model: ConsistentModel,
+        weights: Weights,
+        consistency: Consistency | None = None,
+        frozen: ConsistentModel | None = None,
+        *,
+        compile: bool = False,
+    ) -> None:
         self.model = model
         self.weights = weights
+        self.consistency = consistency or Consistency()
+        self.frozen = frozen
         wrap: Callable[..., Callable[..., Tensor]] = torch.compile if compile else (lambda f, **_: f)
         self._edge_gradients = wrap(model.edge_gradients, dynamic=True, fullgraph=True)
         self._displacements = wrap(model.displacements, dynamic=True, fullgraph=True)
@@ -57,19 +71,29 @@ class Objective:
             "dipole": vector_loss(predicted["dipole"], batch.dipole),
         }
 
-    def structure_losses(self, clean: StructureBatch, sigma: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def structure_losses(self, clean: StructureBatch, sigma: Tensor, noise: Tensor, seed: int = 0) -> dict[str, Tensor]:
         """Unweighted losses of the structure task.
 
         Args:
             clean: equilibrium structures with their graphs, on the model's device.
             sigma: ``[n_graphs]``, Angstrom.
             noise: standard normal ``[n_atoms, 3]``.
+            seed: of the random displacements of optimality consistency.
         """
         graph = clean.graph
         noisy = clean.positions + sigma[graph, None] * noise
         denoised = self.model.denoise(clean.with_positions(noisy), sigma, self._displacements)
-        target = align(clean.positions, noisy, graph, clean.n_graphs)
-        return {"structure": denoising_loss(denoised, target, sigma, graph)}
+        aligned = align(clean.positions, noisy, graph, clean.n_graphs)
+        matched = match_equivalent(aligned, noisy, equivalent_sets(clean))
+        target = align(matched, noisy, graph, clean.n_graphs)
+        losses = {"structure": denoising_loss(denoised, target, self.model.preconditioning.c_out(sigma), graph)}
+        if self.frozen is not None:
+            data = Denoised(clean.with_positions(target), noisy, denoised, sigma)
+            if self.weights.optimality > 0:
+                losses["optimality"] = optimality(self.frozen, data, self.consistency, seed)
+            if self.weights.score > 0:
+                losses["score"] = score(self.frozen, data, self.consistency)
+        return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """Weighted sum of losses named as in :class:`Weights`."""

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from consistent_calc.checkpoint import save_model
+from consistent_calc.checkpoint import load_model, save_model
 from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.split import Split
@@ -66,9 +66,13 @@ class Trainer:
         self.structure_data = [_Equilibria(read(d.store, Split.TRAIN)) for d in config.structure]
         self.validation_data = [read(d.store, Split.VALIDATION) for d in config.energy]
         self.validation_structures = [_Equilibria(read(d.store, Split.VALIDATION)) for d in config.structure]
-        self.model = _new_model(config, self.energy_data).to(config.device)
+        self.model = _new_model(config, base, self.energy_data).to(config.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.ema_decay))
-        self.objective = Objective(self.model, config.weights, compile=config.compile)
+        # The averaged weights are also the frozen energy of the consistency losses.
+        self.average.requires_grad_(False)
+        self.objective = Objective(
+            self.model, config.weights, config.consistency, self._averaged, compile=config.compile
+        )
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.schedule.learning_rate,
@@ -130,7 +134,10 @@ class Trainer:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _energy_losses(self) -> dict[str, Tensor]:
-        parts = [d.batch(next(s)) for d, s in zip(self.energy_data, self.energy_streams, strict=True)]
+        parts = []
+        for data, source, stream in zip(self.energy_data, self.config.energy, self.energy_streams, strict=True):
+            structures, labels = data.batch(next(stream))
+            parts.append((structures, labels if source.forces else replace(labels, forces=None)))
         return self.objective.energy_losses(energy_batch(parts, self.model))
 
     def _structure_losses(self) -> dict[str, Tensor]:
@@ -142,7 +149,8 @@ class Trainer:
         )
         normal = torch.randn(clean.n_atoms, 3, generator=self.noise)
         clean = clean.to(self.model.device, self.model.dtype)
-        return self.objective.structure_losses(clean, sigma.to(clean.positions), normal.to(clean.positions))
+        seed = hash((self.config.seed, self.rank, self.step)) % 2**63
+        return self.objective.structure_losses(clean, sigma.to(clean.positions), normal.to(clean.positions), seed)
 
     def _average_gradients(self) -> None:
         if self.world_size == 1:
@@ -316,10 +324,15 @@ class _Equilibria:
         return self.data.batch(self.indices[positions], with_graph=True)[0]
 
 
-def _new_model(config: TrainingConfig, datasets: list[Dataset]) -> ConsistentModel:
-    """An untrained model for the elements and levels of the data, with fitted atomic references."""
+def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> ConsistentModel:
+    """The model to train: that of an earlier stage, or an untrained one with fitted atomic references."""
     elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
     levels = tuple(dict.fromkeys(d.level for d in datasets))
+    if config.start is not None:
+        started = load_model(base / config.start)
+        if missing := sorted({*map(str, elements), *levels} - {*map(str, started.elements), *started.levels}):
+            raise ConfigurationError(f"The checkpoint {config.start} does not know {', '.join(missing)} of the data.")
+        return started.train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))
