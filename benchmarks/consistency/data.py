@@ -24,16 +24,19 @@ from consistent_calc.data import Split
 from consistent_calc.labelling.job import LabellingJob, run_job
 from consistent_calc.labelling.names import EngineName
 
-#: Molecules of each side; a few per cent are lost because PM6 breaks a bond or has no minimum in the basin.
-MOLECULES = {Split.TRAIN: 9900, Split.VALIDATION: 120, Split.TEST: 450}
-FINE_TUNING = 400
-DFT = {"molecules": 240, "max_atoms": 16}
+#: Molecules of each side; some are lost because PM6 breaks a bond or has no minimum in the basin.
+PM6 = {Split.TRAIN: 9900, Split.VALIDATION: 120, Split.TEST: 450}
+
+#: Molecules of each side whose accurate minimum is made, for fine-tuning and evaluation.
+MINIMA = {Split.TRAIN: 400, Split.VALIDATION: None, Split.TEST: 220}
+
+DFT = {"molecules": 240, "max_atoms": 12}
 
 
 def jobs(qm9: Path, folder: Path, model_file: Path) -> list[LabellingJob]:
     """All labelling jobs, those that others build on first."""
     out = []
-    for side, molecules in MOLECULES.items():
+    for side, molecules in PM6.items():
         pm6 = str(folder / f"pm6_{side}.h5")
         accurate = {"engine": EngineName.aimnet2, "model_file": str(model_file), "splits": (side,)}
         out += [
@@ -46,7 +49,7 @@ def jobs(qm9: Path, folder: Path, model_file: Path) -> list[LabellingJob]:
                 str(folder / f"minima_{side}.h5"),
                 **accurate,
                 minimize=True,
-                molecules=FINE_TUNING if side is Split.TRAIN else None,
+                molecules=MINIMA[side],
             ),
         ]
     cheap = str(folder / f"pm6_{Split.TRAIN}.h5")

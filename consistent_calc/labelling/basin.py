@@ -22,15 +22,15 @@ def check_basin(record: MoleculeRecord, positions: NDArray[np.float64]) -> None:
     Raises:
         LabellingError: ``changed_bonds`` or ``changed_stereo``.
     """
-    bonds = np.asarray(record.bonds, dtype=np.int64).reshape(-1, 3)
-    if len(bonds) == 0:
+    if record.bonds is None or len(record.bonds) == 0:
         return
+    bonds = np.asarray(record.bonds, dtype=np.int64).reshape(-1, 3)
     radii = covalent_radii(record.numbers)
     ratio = np.linalg.norm(positions[:, None] - positions, axis=-1) / (radii[:, None] + radii)
     bonded = np.eye(len(radii), dtype=bool)
     bonded[bonds[:, 0], bonds[:, 1]] = bonded[bonds[:, 1], bonds[:, 0]] = True
     if ratio[bonds[:, 0], bonds[:, 1]].max() > BOND_STRETCH or (ratio[~bonded] < CONTACT).any():
         raise LabellingError("the relaxation broke or made a bond", "changed_bonds")
-    stereo = torch.as_tensor(np.asarray(record.stereo, dtype=np.int64).reshape(-1, 5))
+    stereo = torch.as_tensor(np.asarray([] if record.stereo is None else record.stereo, dtype=np.int64).reshape(-1, 5))
     if not bool(stereo_satisfied(torch.as_tensor(positions, dtype=torch.float64), stereo).all()):
         raise LabellingError("the relaxation inverted a centre or a double bond", "changed_stereo")

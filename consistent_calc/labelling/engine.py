@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from consistent_calc.errors import ConfigurationError, LabellingError
 from consistent_calc.labelling.names import EngineName
+from consistent_calc.model import ConsistentModel, Prediction
+from consistent_calc.structures import StructureBatch
 
 Array = NDArray[np.float64]
 
@@ -63,7 +66,7 @@ class Engine(ABC):
         """
 
     def minimum(self, numbers: NDArray[Any], positions: Array, charge: int, fmax: float) -> Label:
-        """Relaxes a molecule (ASE's BFGS unless the engine brings its own optimiser) and labels the minimum.
+        """Relaxes a molecule (as :func:`consistent_calc.relax` does, unless the engine has its own optimiser).
 
         Args:
             fmax: largest force on an atom at the end, eV/Angstrom.
@@ -71,31 +74,30 @@ class Engine(ABC):
         Raises:
             LabellingError: not converged in :data:`MAX_STEPS` steps, or the engine failed on the way.
         """
-        from ase import Atoms
-        from ase.optimize import BFGS
+        from consistent_calc.relaxation import relax
 
-        atoms = Atoms(numbers, positions)
-        atoms.calc = _ase_calculator(self, charge)
-        if not BFGS(atoms, logfile=None).run(fmax=fmax, steps=MAX_STEPS):
+        start = StructureBatch.from_arrays(numbers, positions, charge=charge)
+        found = relax(cast(ConsistentModel, _Surface(self)), start, fmax=fmax, max_steps=MAX_STEPS)
+        if found.failed[0] is not None:
+            raise LabellingError(found.failed[0])
+        if not bool(found.converged[0]):
             raise LabellingError(f"not relaxed to {fmax} eV/Angstrom in {MAX_STEPS} steps", "not_converged")
-        found: Label = atoms.calc.found
-        return found
+        return self.single_point(numbers, found.batch.positions.numpy(), charge)
 
 
-def _ase_calculator(engine: Engine, charge: int) -> Any:
-    """The engine behind ASE's interface, for ASE's optimisers."""
-    from ase.calculators.calculator import Calculator, all_changes
+class _Surface:
+    """An engine in the place of a model, for the package's own optimiser; for one structure at a time."""
 
-    class EngineCalculator(Calculator):
-        implemented_properties = ["energy", "forces"]  # noqa: RUF012 (ASE's interface)
-        found: Label  # not "label", which is a property of ASE's calculators
+    device = torch.device("cpu")
 
-        def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
-            super().calculate(atoms, properties, system_changes)
-            self.found = engine.single_point(atoms.numbers, atoms.positions.copy(), charge)
-            self.results = {"energy": self.found.energy, "forces": self.found.forces}
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
-    return EngineCalculator()
+    def predict(self, batch: StructureBatch, *, level: str | None = None, forces: bool = True) -> Prediction:
+        label = self._engine.single_point(batch.numbers.numpy(), batch.positions.numpy(), round(float(batch.charge[0])))
+        nothing = torch.zeros(batch.n_atoms, dtype=torch.float64)
+        energy = torch.tensor([label.energy], dtype=torch.float64)
+        return Prediction(energy, nothing, torch.from_numpy(label.forces), nothing, None)
 
 
 def new_engine(name: EngineName, method: str | None = None, model_file: str | Path | None = None) -> Engine:

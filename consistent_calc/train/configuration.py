@@ -125,7 +125,7 @@ class TrainingConfig:
         output: folder of the run, relative to the configuration file.
         energy, structure: data of the two tasks; the level of the first energy store is the model's default.
         start: checkpoint whose weights the run starts from (a second stage), relative to the configuration file; its
-            architecture is taken, and it must know all elements and levels of the data.
+            architecture is taken, and elements and levels that only the data know are added.
         seed: of weights, order of the data and noise.
         device: "cpu" or "cuda".
         compile: whether to compile the two network functions.

@@ -10,7 +10,9 @@ from torch import Tensor
 from consistent_calc.data.dataset import Dataset
 
 
-def fit_references(datasets: list[Dataset], levels: tuple[str, ...], elements: tuple[int, ...]) -> Tensor:
+def fit_references(
+    datasets: list[Dataset], levels: tuple[str, ...], elements: tuple[int, ...], known: Tensor | None = None
+) -> Tensor:
     """Least-squares atomic energies per level, from the mean energy of every training molecule.
 
     Elements that a level never sees get zero.
@@ -18,12 +20,16 @@ def fit_references(datasets: list[Dataset], levels: tuple[str, ...], elements: t
     Args:
         datasets: training sides.
         levels, elements: rows and columns of the result.
+        known: ``[n_levels, n_elements]``, values that are kept, NaN where a value is to be fitted; None fits all.
 
     Returns:
         float64 ``[n_levels, n_elements]``, eV.
     """
     table = torch.zeros(len(levels), len(elements), dtype=torch.float64)
+    if known is not None:
+        table = known.double().cpu().nan_to_num()
     for row, level in enumerate(levels):
+        free = np.ones(len(elements), dtype=bool) if known is None else known[row].isnan().cpu().numpy()
         compositions, energies = [], []
         for data in datasets:
             if data.level != level or data.energy is None:
@@ -37,7 +43,8 @@ def fit_references(datasets: list[Dataset], levels: tuple[str, ...], elements: t
                 composition[:, column] = np.bincount(owner[data.numbers == element], minlength=data.n_molecules)
             compositions.append(composition[count > 0])
             energies.append(total[count > 0] / count[count > 0])
-        if compositions:
-            solution = lstsq(np.concatenate(compositions), np.concatenate(energies))[0]
-            table[row] = torch.from_numpy(solution)
+        if compositions and free.any():
+            counts = np.concatenate(compositions)
+            rest = np.concatenate(energies) - counts[:, ~free] @ table[row].numpy()[~free]
+            table[row, torch.from_numpy(free)] = torch.from_numpy(lstsq(counts[:, free], rest)[0])
     return table

@@ -34,6 +34,7 @@ from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
 from consistent_calc.train.configuration import TrainingConfig
+from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
 from consistent_calc.train.objective import Objective
 from consistent_calc.train.references import fit_references
@@ -326,13 +327,10 @@ class _Equilibria:
 
 def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> ConsistentModel:
     """The model to train: that of an earlier stage, or an untrained one with fitted atomic references."""
+    if config.start is not None:
+        return extend_model(load_model(base / config.start), datasets, config.seed).train().requires_grad_(True)
     elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
     levels = tuple(dict.fromkeys(d.level for d in datasets))
-    if config.start is not None:
-        started = load_model(base / config.start)
-        if missing := sorted({*map(str, elements), *levels} - {*map(str, started.elements), *started.levels}):
-            raise ConfigurationError(f"The checkpoint {config.start} does not know {', '.join(missing)} of the data.")
-        return started.train().requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))

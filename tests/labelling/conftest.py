@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,17 @@ from consistent_calc.labelling.names import EngineName
 LENGTH, SPRING = 0.74, 20.0
 
 
+class Died(BaseException):
+    """Stands for the death of a worker where there is none."""
+
+
 class Harmonic(Engine):
     """Springs between the first atom and the others. The charge of a molecule sets what goes wrong with it."""
 
     level, provenance = "harmonic", "test"
+
+    def die(self) -> None:
+        os._exit(3)
 
     def single_point(self, numbers: NDArray[Any], positions: Any, charge: int) -> Label:
         if charge == 2:
@@ -33,7 +41,7 @@ class Harmonic(Engine):
         if charge == 4:
             time.sleep(60)
         if charge == 6:
-            os._exit(3)
+            self.die()
         if charge == 8:
             raise np.linalg.LinAlgError("singular")
         bond = positions[1:] - positions[0]
@@ -70,13 +78,20 @@ def harmonic(monkeypatch: pytest.MonkeyPatch) -> Harmonic:
     """Jobs run with the harmonic engine, and in this process instead of in workers."""
     engine = Harmonic()
 
+    def die() -> None:
+        raise Died
+
     def run_here(job: LabellingJob, chunks: Any, left: Any, workers: int, finished: Any) -> None:
         job_module._Worker.job, job_module._Worker.engine = job, engine
         job_module._Worker.data = job_module.Store(job.source).read(*job.splits)
         for i in left:
-            job_module._label_chunk(i, chunks[i])
+            try:
+                job_module._label_chunk(i, chunks[i])
+            except Died:
+                raise BrokenProcessPool from None
             finished(i)
 
+    monkeypatch.setattr(engine, "die", die)
     monkeypatch.setattr(job_module, "new_engine", lambda *_: engine)
     monkeypatch.setattr(job_module, "_run_pool", run_here)
     return engine

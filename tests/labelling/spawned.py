@@ -1,4 +1,4 @@
-"""Runs the job of a store with the harmonic engine in real worker processes: ``python spawned.py STORE OUTPUT``.
+"""Runs a job with the harmonic engine in real worker processes: ``python spawned.py STORE OUTPUT WORKERS``.
 
 Workers import this file as their main module, and so get the engine too.
 """
@@ -16,4 +16,5 @@ from consistent_calc.labelling.names import EngineName
 job_module.new_engine = lambda *_: Harmonic()
 
 if __name__ == "__main__":
-    print(run_job(LabellingJob(*sys.argv[1:], EngineName.tblite, chunk=2), workers=2))
+    source, output, workers = sys.argv[1:]
+    print(run_job(LabellingJob(source, output, EngineName.tblite, chunk=2), workers=int(workers)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,11 +85,12 @@ def test_failures_have_reason_codes_and_spare_the_rest(tmp_path: Path, harmonic:
 
 
 def test_a_timeout_passes_through_the_engines_own_handlers() -> None:
-    with pytest.raises(LabellingError) as raised, job_module._time_limit(0.05):
-        try:
+    def engine() -> None:
+        with contextlib.suppress(RuntimeError):
             time.sleep(10)
-        except RuntimeError:
-            pytest.fail("the engine caught the timeout")
+
+    with pytest.raises(LabellingError) as raised, job_module._time_limit(0.05):
+        engine()
     assert raised.value.reason == "timeout"
     time.sleep(0.06)  # no alarm is left behind
 
@@ -137,22 +140,39 @@ def test_impossible_settings(tmp_path: Path, changes: dict[str, object]) -> None
         write_job(tmp_path, [dihydrogen("a", 0)], **changes)
 
 
-def spawn(job: LabellingJob) -> subprocess.Popen[str]:
-    arguments = [sys.executable, str(Path(__file__).with_name("spawned.py")), job.source, job.output]
+def spawn(job: LabellingJob, workers: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, str(Path(__file__).with_name("spawned.py")), job.source, job.output, str(workers)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def test_molecules_that_kill_their_worker_are_left_out(tmp_path: Path) -> None:
-    charges = [6, 6, 0, 0]
+def test_molecules_that_kill_their_worker_are_left_out(tmp_path: Path, harmonic: Harmonic) -> None:
+    charges = [6, 0, 6, 0, 0, 6]
     job = write_job(tmp_path, [dihydrogen(f"{q} {i}", i, q) for i, q in enumerate(charges)], chunk=4)
-    process = spawn(job)
-    assert process.communicate(timeout=120)[0].strip() == "2 molecules, 4 structures, 2 failed"
-    assert sorted((row["smiles"], row["reason"]) for row in table(job)) == [("6 0", "crashed"), ("6 1", "crashed")]
+    assert run_job(job).n_molecules == 3
+    assert sorted((row["smiles"], row["reason"]) for row in table(job)) == [(f"6 {i}", "crashed") for i in (0, 2, 5)]
+
+
+def test_workers_that_do_not_start_end_the_job(
+    tmp_path: Path, harmonic: Harmonic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(job_module, "_run_pool", broken)
+    with pytest.raises(LabellingError, match="die before"):
+        run_job(write_job(tmp_path, [dihydrogen("a", 0)]))
+
+
+@pytest.mark.slow  # starts four processes; the logic is tested in one, above
+def test_a_job_outlives_its_worker(tmp_path: Path) -> None:
+    job = write_job(tmp_path, [dihydrogen("fine", 0), dihydrogen("deadly", 1, 6)])
+    assert spawn(job, workers=1).communicate(timeout=120)[0].strip() == "1 molecules, 2 structures, 1 failed"
+    assert [(row["smiles"], row["reason"]) for row in table(job)] == [("deadly", "crashed")]
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     job = write_job(tmp_path, [dihydrogen("slow", 0, 4), dihydrogen("fine", 1)], chunk=1)
-    process = spawn(job)
+    process = spawn(job, workers=2)
     end = time.monotonic() + 60
     while not list(job.parts.glob("*.current")) and time.monotonic() < end:
         time.sleep(0.05)

@@ -1,0 +1,117 @@
+"""The design of the experiment: data, model, stages and variants."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from consistent_calc.train.configuration import (
+    Architecture,
+    Consistency,
+    DataSource,
+    Noise,
+    Schedule,
+    TrainingConfig,
+    Weights,
+)
+
+#: Losses that stage 2 adds to the multi-task ones.
+VARIANTS = ("multitask", "optimality", "score", "both")
+
+#: Force labels that both stages may learn from.
+FORCES = ("none", "external", "same_level", "dft")
+
+STAGE_1_STEPS = 2500
+STAGE_2_STEPS = 800
+
+MODEL = Architecture(channels=(48, 24), n_layers=3, radial_size=12)
+NOISE = Noise(median=0.8, spread=1.6, low=0.02, high=8.0)
+SCHEDULE = Schedule(
+    warmup_steps=100, clip_norm=5.0, ema_decay=0.995, checkpoint_minutes=2.0, validation_minutes=1e6, weight_decay=1e-5
+)
+MULTITASK = Weights(energy=1.0, forces=1.0, charges=0.0, dipole=0.0, structure=1.0)
+
+#: Factors of the consistency losses, chosen on the validation molecules (see the page).
+OPTIMALITY, SCORE = 0.2, 0.01
+CONSISTENCY = Consistency()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of stage 2.
+
+    Attributes:
+        variant: one of :data:`VARIANTS`.
+        forces: one of :data:`FORCES`.
+        seed: of stage 1, data order and noise, the same for all variants.
+    """
+
+    variant: str
+    forces: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of the run."""
+        return f"{self.variant}_{self.forces}_{self.seed}"
+
+
+def stage_1(folder: Path, data: Path, seed: int) -> TrainingConfig:
+    """Multi-task training without forces: energies at PM6 geometries, structures of PM6."""
+    return TrainingConfig(
+        output=str(folder / f"stage1_{seed}"),
+        energy=_energy_sources(data, "none"),
+        structure=(DataSource(_path(data, "pm6_train.h5"), 320),),
+        model=MODEL,
+        weights=MULTITASK,
+        noise=NOISE,
+        schedule=replace(SCHEDULE, steps=STAGE_1_STEPS, learning_rate=2e-3),
+        seed=seed,
+        threads=1,
+    )
+
+
+def stage_2(run: Run, folder: Path, data: Path) -> TrainingConfig:
+    """The second stage of one variant: from the weights of stage 1, equal steps and structures for all."""
+    first = stage_1(folder, data, run.seed)
+    weights = replace(
+        MULTITASK,
+        optimality=OPTIMALITY if run.variant in ("optimality", "both") else 0.0,
+        score=SCORE if run.variant in ("score", "both") else 0.0,
+    )
+    return replace(
+        first,
+        output=str(folder / run.name),
+        start=str(folder / f"stage1_{run.seed}" / "model"),
+        energy=_energy_sources(data, run.forces),
+        weights=weights,
+        consistency=CONSISTENCY,
+        schedule=replace(SCHEDULE, steps=STAGE_2_STEPS, learning_rate=1e-3),
+        seed=run.seed + 100,
+    )
+
+
+def _energy_sources(data: Path, forces: str) -> tuple[DataSource, ...]:
+    """Accurate energies at cheap geometries, and the force labels of a setting.
+
+    ``external``: off-equilibrium structures of other molecules at the same level; ``same_level``: the forces at the PM6
+    geometries themselves; ``dft``: a few hundred B3LYP forces at PM6 geometries through a readout of their own.
+    """
+    energies = DataSource(_path(data, "at_pm6_train.h5"), 320, forces=forces == "same_level")
+    extra = {"external": ("../organic.h5", 320), "dft": ("dft_train.h5", 80)}
+    if forces not in extra:
+        return (energies,)
+    name, atoms = extra[forces]
+    return (energies, DataSource(_path(data, name), atoms))
+
+
+def _path(data: Path, name: str) -> str:
+    return os.path.normpath(data / name)
+
+
+def main_runs(seeds: int, extra_seeds: int) -> list[Run]:
+    """All runs, in the order of their importance: every cell with ``seeds``, then the main ones with more."""
+    cells = [(v, f) for f in ("none", "external", "same_level") for v in VARIANTS]
+    runs = [Run(v, f, s) for s in range(seeds) for v, f in cells]
+    return runs + [Run(v, f, s) for s in range(seeds, extra_seeds) for v, f in cells if f != "same_level"]

@@ -1,0 +1,51 @@
+"""Starting from a trained model: its weights, with new elements and levels of theory added."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from consistent_calc.data.dataset import Dataset
+from consistent_calc.model import ConsistentModel
+from consistent_calc.train.references import fit_references
+
+
+def extend_model(model: ConsistentModel, datasets: list[Dataset], seed: int) -> ConsistentModel:
+    """A model that also knows the elements and levels of the data.
+
+    Everything the model knows is kept to the last digit. A new level starts as a copy of the default level's readout,
+    with reference energies fitted to its data; the embedding of a new element starts at random.
+
+    Args:
+        model: on any device; not modified.
+        datasets: training data.
+        seed: of the new embeddings.
+
+    Returns:
+        The model itself if it knows everything, else a new one.
+    """
+    seen = {int(z) for d in datasets for z in np.unique(d.numbers)}
+    elements = tuple(sorted(seen | set(model.elements)))
+    levels = tuple(dict.fromkeys([*model.levels, *(d.level for d in datasets)]))
+    if elements == model.elements and levels == model.levels:
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        larger = ConsistentModel(replace(model.config, elements=elements, levels=levels)).to(model.device, model.dtype)
+    columns = torch.tensor([elements.index(z) for z in model.elements], device=model.device)
+    state, old = larger.state_dict(), model.state_dict()
+    known = torch.full_like(state["references"], torch.nan)
+    known[: len(model.levels), columns] = old["references"]
+    for name, value in old.items():
+        if name == "encoder.elements.weight":
+            state[name][columns] = value
+        elif name.startswith("energy_head.readout."):
+            state[name][:] = value[:1]
+            state[name][: len(model.levels)] = value
+        elif name != "references":
+            state[name] = value
+    state["references"] = fit_references(datasets, levels, elements, known).to(model.device)
+    larger.load_state_dict(state)
+    return larger
