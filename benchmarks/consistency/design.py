@@ -24,6 +24,7 @@ FORCES = ("none", "external", "same_level", "dft")
 
 STAGE_1_STEPS = 2500
 STAGE_2_STEPS = 800
+STAGE_3_STEPS = 200
 
 MODEL = Architecture(channels=(48, 24), n_layers=3, radial_size=12)
 NOISE = Noise(median=0.8, spread=1.6, low=0.02, high=8.0)
@@ -45,16 +46,18 @@ class Run:
         variant: one of :data:`VARIANTS`.
         forces: one of :data:`FORCES`.
         seed: of stage 1, data order and noise, the same for all variants.
+        fine_tuning: a third stage on a few accurate structures, from the second.
     """
 
     variant: str
     forces: str
     seed: int
+    fine_tuning: bool = False
 
     @property
     def name(self) -> str:
         """Name of the folder of the run."""
-        return f"{self.variant}_{self.forces}_{self.seed}"
+        return f"{self.variant}_{self.forces}_{self.seed}" + ("_finetuned" if self.fine_tuning else "")
 
 
 def stage_1(folder: Path, data: Path, seed: int) -> TrainingConfig:
@@ -92,6 +95,19 @@ def stage_2(run: Run, folder: Path, data: Path) -> TrainingConfig:
     )
 
 
+def stage_3(run: Run, folder: Path, data: Path) -> TrainingConfig:
+    """Fine-tuning: as stage 2, but the structures are a few hundred accurate minima."""
+    second = stage_2(replace(run, fine_tuning=False), folder, data)
+    return replace(
+        second,
+        output=str(folder / run.name),
+        start=str(Path(second.output) / "model"),
+        structure=(DataSource(_path(data, "minima_train.h5"), 320),),
+        schedule=replace(SCHEDULE, steps=STAGE_3_STEPS, learning_rate=5e-4),
+        seed=run.seed + 200,
+    )
+
+
 def _energy_sources(data: Path, forces: str) -> tuple[DataSource, ...]:
     """Accurate energies at cheap geometries, and the force labels of a setting.
 
@@ -108,6 +124,11 @@ def _energy_sources(data: Path, forces: str) -> tuple[DataSource, ...]:
 
 def _path(data: Path, name: str) -> str:
     return os.path.normpath(data / name)
+
+
+def fine_tuning_runs(seeds: int) -> list[Run]:
+    """Fine-tuning of the baseline and of the consistent variant, with external forces."""
+    return [Run(v, "external", s, fine_tuning=True) for s in range(seeds) for v in ("multitask", "both")]
 
 
 def main_runs(seeds: int, extra_seeds: int) -> list[Run]:

@@ -38,7 +38,7 @@ def evaluate(
 
     Returns:
         ``<mode>/<reference>/<error>`` ``[n_molecules, n_samples]``, ``<mode>/gap_model_eV``, ``<mode>/gap_oracle_eV``,
-        ``<mode>/shift`` with ``shift_norm``, and ``energy_pm6_eV``, ``energy_minimum_eV`` (errors of the energy head).
+        ``<mode>/shift`` with ``shift_norm``, and ``energy_pm6_eV``, ``energy_minimum_eV`` (errors of the energy head), ``n_atoms``.
     """
     rows: dict[str, list[Array]] = {}
     minima = _energies(model, [m.accurate for m in molecules], molecules)
@@ -61,6 +61,7 @@ def evaluate(
     out["shift_norm"] = np.array([shift(m.pm6[None], m)[1] for m in molecules])
     at_pm6 = _energies(model, [m.pm6 for m in molecules], molecules)
     out["energy_pm6_eV"] = at_pm6 - np.array([m.energy_pm6 for m in molecules])
+    out["n_atoms"] = np.array([m.graph.n_atoms for m in molecules], dtype=np.float64)
     out["energy_minimum_eV"] = minima - np.array([m.energy_accurate for m in molecules])
     return out
 
@@ -99,14 +100,14 @@ def _closest(x: Array) -> float:
     return float(distances[np.triu_indices(len(x), 1)].min())
 
 
-def summarize(found: dict[str, Array], sizes: Array) -> dict[str, Array]:
+def summarize(found: dict[str, Array]) -> dict[str, Array]:
     """One number a molecule and metric: the quantities whose means are reported and tested.
 
     Args:
-        found: from :func:`evaluate`.
-        sizes: ``[n_molecules]``, numbers of atoms.
+        found: from :func:`evaluate`, or from the controls.
     """
     out: dict[str, Array] = {}
+    sizes = found["n_atoms"]
     for key, value in found.items():
         if "rmsd" in key:
             out[f"{key}_mean"], out[f"{key}_min"] = value.mean(1), value.min(1)
@@ -119,7 +120,7 @@ def summarize(found: dict[str, Array], sizes: Array) -> dict[str, Array]:
             out[f"{key}_to_accurate"] = value.mean(1) / found["shift_norm"].mean()
         elif key.startswith("energy"):
             out[key.replace("_eV", "_mae_meV_per_atom")] = 1000 * np.abs(value) / sizes
-        elif key != "shift_norm":
+        elif key not in ("shift_norm", "n_atoms"):
             out[key] = value.mean(1)
     return out
 

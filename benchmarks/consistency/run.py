@@ -21,15 +21,17 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from design import Run, main_runs  # noqa: E402
+from design import Run, fine_tuning_runs, main_runs  # noqa: E402
 
 N_MOLECULES = 200
+N_CONTROL = 100
 
 
 def train_and_evaluate(name: str, run: Run | int, arguments: argparse.Namespace) -> str:
     """One stage-1 run (an integer is its seed) or stage-2 run, in a process of its own."""
     import torch
-    from design import stage_1, stage_2
+    from controls import descent, relaxation
+    from design import stage_1, stage_2, stage_3
     from evaluate import evaluate, save
     from testset import read_molecules
 
@@ -41,7 +43,10 @@ def train_and_evaluate(name: str, run: Run | int, arguments: argparse.Namespace)
 
     torch.set_num_threads(1)
     folder, data = arguments.runs.resolve(), arguments.data.resolve()
-    config = stage_1(folder, data, run) if isinstance(run, int) else stage_2(run, folder, data)
+    if isinstance(run, int):
+        config = stage_1(folder, data, run)
+    else:
+        config = stage_3(run, folder, data) if run.fine_tuning else stage_2(run, folder, data)
     start = time.monotonic()
     output = Path(config.output)
     if not (output / "done.json").exists():
@@ -52,7 +57,11 @@ def train_and_evaluate(name: str, run: Run | int, arguments: argparse.Namespace)
     model = load_model(output / "model")
     molecules = read_molecules(data, arguments.qm9, Split.TEST, N_MOLECULES)
     oracle = new_engine(EngineName.aimnet2, model_file=arguments.model_file)
-    save(output / "test.npz", evaluate(model, molecules, oracle))
+    found = evaluate(model, molecules, oracle)
+    if isinstance(run, Run) and run.variant == "multitask" and not run.fine_tuning:
+        some = molecules[:N_CONTROL]
+        save(output / "controls.npz", descent(model, some, oracle) | relaxation(model, some, oracle))
+    save(output / "test.npz", found)
     return f"{name}: {time.monotonic() - start:.0f} s"
 
 
@@ -86,6 +95,7 @@ def main() -> None:
         seeds = max(arguments.seeds, arguments.main_seeds)
         work({f"stage1_{s}": s for s in range(seeds)}, arguments)
         work({r.name: r for r in main_runs(arguments.seeds, arguments.main_seeds)}, arguments)
+        work({r.name: r for r in fine_tuning_runs(arguments.seeds)}, arguments)
     from tables import write_tables
 
     write_tables(arguments.runs, HERE / "results")
