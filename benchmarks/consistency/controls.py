@@ -18,7 +18,7 @@ from consistent_calc.labelling.engine import Engine
 from consistent_calc.model import ConsistentModel
 
 #: Evaluations of energy and forces a relaxation may take. Eight Heun steps are 15 evaluations of the denoiser.
-STEPS = (5, 15, 60)
+STEPS = (5, 30)
 
 
 def descent(model: ConsistentModel, molecules: list[Molecule], oracle: Engine | None) -> dict[str, Array]:

@@ -16,14 +16,17 @@ from consistent_calc.train.configuration import (
     Weights,
 )
 
-#: Losses that stage 2 adds to the multi-task ones.
+#: What stage 2 adds to the multi-task losses. Forms and factors were chosen on validation molecules (``tune.py``).
 VARIANTS = ("multitask", "optimality", "score", "both")
+
+#: Forms that judge the prediction instead of correcting the target, as the paper is understood; with external forces.
+ABLATIONS = ("gap", "comparison")
 
 #: Force labels that both stages may learn from.
 FORCES = ("none", "external", "same_level", "dft")
 
 STAGE_1_STEPS = 2500
-STAGE_2_STEPS = 800
+STAGE_2_STEPS = 600
 STAGE_3_STEPS = 200
 
 MODEL = Architecture(channels=(48, 24), n_layers=3, radial_size=12)
@@ -33,9 +36,17 @@ SCHEDULE = Schedule(
 )
 MULTITASK = Weights(energy=1.0, forces=1.0, charges=0.0, dipole=0.0, structure=1.0)
 
-#: Factors of the consistency losses, chosen on the validation molecules (see the page).
-OPTIMALITY, SCORE = 0.2, 0.01
-CONSISTENCY = Consistency()
+#: The denoising loss towards the corrected target takes the place of the structure loss.
+CORRECTED = replace(MULTITASK, structure=0.0, optimality=1.0)
+NEWTON = Consistency(optimality="newton", optimality_noise=(0.0, 100.0))
+OBJECTIVES = {
+    "multitask": (MULTITASK, Consistency()),
+    "optimality": (CORRECTED, NEWTON),
+    "score": (replace(MULTITASK, score=0.01), Consistency()),
+    "both": (replace(CORRECTED, score=0.01), NEWTON),
+    "gap": (replace(MULTITASK, optimality=2.0), Consistency(optimality="gap", optimality_noise=(0.1, 2.0))),
+    "comparison": (replace(MULTITASK, optimality=2.0), Consistency(optimality_noise=(1.0, 100.0))),
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Run:
     """One training run of stage 2.
 
     Attributes:
-        variant: one of :data:`VARIANTS`.
+        variant: one of :data:`OBJECTIVES`.
         forces: one of :data:`FORCES`.
         seed: of stage 1, data order and noise, the same for all variants.
         fine_tuning: a third stage on a few accurate structures, from the second.
@@ -78,18 +89,14 @@ def stage_1(folder: Path, data: Path, seed: int) -> TrainingConfig:
 def stage_2(run: Run, folder: Path, data: Path) -> TrainingConfig:
     """The second stage of one variant: from the weights of stage 1, equal steps and structures for all."""
     first = stage_1(folder, data, run.seed)
-    weights = replace(
-        MULTITASK,
-        optimality=OPTIMALITY if run.variant in ("optimality", "both") else 0.0,
-        score=SCORE if run.variant in ("score", "both") else 0.0,
-    )
+    weights, consistency = OBJECTIVES[run.variant]
     return replace(
         first,
         output=str(folder / run.name),
         start=str(folder / f"stage1_{run.seed}" / "model"),
         energy=_energy_sources(data, run.forces),
         weights=weights,
-        consistency=CONSISTENCY,
+        consistency=consistency,
         schedule=replace(SCHEDULE, steps=STAGE_2_STEPS, learning_rate=1e-3),
         seed=run.seed + 100,
     )
@@ -127,12 +134,14 @@ def _path(data: Path, name: str) -> str:
 
 
 def fine_tuning_runs(seeds: int) -> list[Run]:
-    """Fine-tuning of the baseline and of the consistent variant, with external forces."""
-    return [Run(v, "external", s, fine_tuning=True) for s in range(seeds) for v in ("multitask", "both")]
+    """Fine-tuning of the baseline and of the variant with optimality consistency, with external forces."""
+    return [Run(v, "external", s, fine_tuning=True) for s in range(seeds) for v in ("multitask", "optimality")]
 
 
 def main_runs(seeds: int, extra_seeds: int) -> list[Run]:
     """All runs, in the order of their importance: every cell with ``seeds``, then the main ones with more."""
     cells = [(v, f) for f in ("none", "external", "same_level") for v in VARIANTS]
     runs = [Run(v, f, s) for s in range(seeds) for v, f in cells]
-    return runs + [Run(v, f, s) for s in range(seeds, extra_seeds) for v, f in cells if f != "same_level"]
+    main = [(v, f) for v, f in cells if v in ("multitask", "optimality")]
+    runs += [Run(v, "external", s) for s in range(seeds) for v in ABLATIONS]
+    return runs + [Run(v, f, s) for s in range(seeds, extra_seeds) for v, f in main]

@@ -38,7 +38,8 @@ def evaluate(
 
     Returns:
         ``<mode>/<reference>/<error>`` ``[n_molecules, n_samples]``, ``<mode>/gap_model_eV``, ``<mode>/gap_oracle_eV``,
-        ``<mode>/shift`` with ``shift_norm``, and ``energy_pm6_eV``, ``energy_minimum_eV`` (errors of the energy head), ``n_atoms``.
+        ``<mode>/shift`` with ``shift_norm``, and ``energy_pm6_eV``, ``energy_minimum_eV`` (errors of the
+        energy head), ``n_atoms``.
     """
     rows: dict[str, list[Array]] = {}
     minima = _energies(model, [m.accurate for m in molecules], molecules)

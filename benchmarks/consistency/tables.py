@@ -48,7 +48,7 @@ class Cell:
 def read_cells(runs: Path, file: str = "test.npz") -> list[Cell]:
     """All cells that have results."""
     cells = []
-    names = [(v, f, "") for f in FORCES for v in VARIANTS] + [(v, f, "_finetuned") for f in FORCES for v in VARIANTS]
+    names = [(v, f, suffix) for suffix in ("", "_finetuned") for f in FORCES for v in OBJECTIVES]
     for variant, forces, suffix in names:
         found = {}
         for path in sorted(runs.glob(f"{variant}_{forces}_*{suffix}/{file}")):

@@ -13,6 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from consistent_calc.model_hessian import model_hessian
+from consistent_calc.structures import StructureBatch
+
 Energy = Callable[[Tensor], Tensor]
 
 
@@ -54,3 +57,34 @@ def slope_loss(energy: Energy, predicted: Tensor) -> Tensor:
         predicted = predicted.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(energy(predicted).sum(), predicted, create_graph=True)
     return ((gradient * gradient).sum(1) + 1e-12).sqrt().mean()
+
+
+def nearby_minimum(structures: StructureBatch, forces: Tensor, max_step: float) -> Tensor:
+    """Where the energy's minimum next to given structures should lie: ``R + H^-1 F``, a Newton step.
+
+    The other forms judge the prediction, which at high noise is an average of many structures and low in no physical
+    energy. This one corrects the *target* instead: labelled structures of another level of theory are moved to the
+    minimum of E*, one evaluation of which is needed at a structure where it can be trusted. Own form; the Hessian is
+    that of Lindh et al. (:func:`consistent_calc.model_hessian.model_hessian`).
+
+    Args:
+        structures: near minima, e.g. the labelled equilibrium structures.
+        forces: ``[n_atoms, 3]`` of E* at their positions, eV/Angstrom.
+        max_step: no atom moves farther, Angstrom; the step of the whole structure is scaled down to this.
+
+    Returns:
+        ``[n_atoms, 3]``, Angstrom, without a graph.
+    """
+    n_graphs, size = structures.n_graphs, int(structures.counts.max())
+    start = structures.counts.cumsum(0) - structures.counts
+    place = structures.graph, torch.arange(structures.n_atoms, device=forces.device) - start[structures.graph]
+    numbers = structures.numbers.new_zeros(n_graphs, size)
+    positions = torch.zeros(n_graphs, size, 3, dtype=torch.float64, device=forces.device)
+    slopes = torch.zeros_like(positions)
+    numbers[place], positions[place] = structures.numbers, structures.positions.detach().double()
+    slopes[place] = forces.detach().double()
+    factor = torch.linalg.cholesky(model_hessian(numbers, positions))
+    step = torch.cholesky_solve(slopes.view(n_graphs, -1, 1), factor).view(n_graphs, size, 3)
+    longest = step.norm(dim=2).amax(1).clamp_min(1e-12)
+    step = step * (max_step / longest).clamp(max=1)[:, None, None]
+    return structures.positions.detach() + step[place].to(structures.positions.dtype)

@@ -17,7 +17,8 @@ def equivalent_sets(structures: StructureBatch) -> list[Tensor]:
     """Sets of equivalent end atoms: one element, bonded by the same order to one atom and to nothing else.
 
     These are automorphisms of any molecular graph, and contain almost all of them in small organic molecules (the
-    hydrogens of CH2 and CH3, fluorines of CF3); turns of whole rings and groups are left out.
+    hydrogens of CH2 and CH3, fluorines of CF3); turns of whole rings and groups are left out. Atoms of a stereo tag are
+    told apart by it (H and D at one carbon) and are in no set.
 
     Args:
         structures: with bonds.
@@ -26,10 +27,11 @@ def equivalent_sets(structures: StructureBatch) -> list[Tensor]:
         For each size in :data:`SET_SIZES`, int64 ``[n_sets, size]``, indices of atoms.
     """
     assert structures.bonds is not None
+    assert structures.stereo is not None
     bonds = structures.bonds
     both = torch.cat([bonds, bonds[:, [1, 0, 2]]])
     degree = torch.bincount(both[:, 0], minlength=structures.n_atoms)
-    ends = both[degree[both[:, 0]] == 1]
+    ends = both[(degree[both[:, 0]] == 1) & ~torch.isin(both[:, 0], structures.stereo[:, :4].reshape(-1))]
     # One number for (bonded atom, element, order); equal numbers are one set.
     keys = (ends[:, 1] * 128 + structures.numbers[ends[:, 0]]) * 8 + ends[:, 2].clamp(0, 7)
     order = torch.argsort(keys, stable=True)

@@ -55,9 +55,12 @@ class Consistency:
     """Optimality and score consistency, which act where their weights are above zero.
 
     Attributes:
-        optimality: form of the loss, ``comparison``, ``gap`` or ``slope`` (:mod:`consistent_calc.losses.optimality`).
+        optimality: form of the loss, ``comparison``, ``gap``, ``slope`` or ``newton``
+            (:mod:`consistent_calc.losses.optimality`). The last is a denoising loss towards the minimum of the energy
+            next to the labelled structure; it takes the place of the structure loss, whose weight is best zero then.
         optimality_noise: lowest and highest noise level of the structures it acts on, Angstrom.
         displacement: largest standard deviation of the displacement of the comparison, Angstrom.
+        max_step: of ``newton``, Angstrom.
         score: form of the loss, ``noisy`` (forces at the noisy positions) or ``clean`` (target-score identity).
         score_noise: lowest and highest noise level, Angstrom.
         temperature_energy: kT of the score, eV.
@@ -67,13 +70,14 @@ class Consistency:
     optimality: str = "comparison"
     optimality_noise: tuple[float, ...] = (1.0, 100.0)
     displacement: float = 0.1
+    max_step: float = 0.2
     score: str = "noisy"
     score_noise: tuple[float, ...] = (0.0, 0.3)
     temperature_energy: float = 0.1
     level: str | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("optimality", ("comparison", "gap", "slope")), ("score", ("noisy", "clean"))):
+        for name, known in (("optimality", ("comparison", "gap", "slope", "newton")), ("score", ("noisy", "clean"))):
             if getattr(self, name) not in known:
                 raise ConfigurationError(f"consistency: {name} must be one of {', '.join(known)}.")
         for name in ("optimality_noise", "score_noise"):

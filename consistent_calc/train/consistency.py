@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from consistent_calc.losses.frozen import FrozenEnergy
-from consistent_calc.losses.optimality import comparison_loss, gap_loss, slope_loss
+from consistent_calc.losses.optimality import comparison_loss, gap_loss, nearby_minimum, slope_loss
 from consistent_calc.losses.score import score_force_loss, target_score_loss
+from consistent_calc.losses.structure import denoising_loss
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.configuration import Consistency
@@ -60,10 +61,14 @@ def optimality(frozen: ConsistentModel, data: Denoised, settings: Consistency, s
         return gap_loss(energy, some.denoised, some.clean.positions)
     if settings.optimality == "slope":
         return slope_loss(energy, some.denoised)
+    if settings.optimality == "newton":
+        minimum = nearby_minimum(some.clean, energy.forces(some.clean.positions), settings.max_step)
+        scale = frozen.preconditioning.c_out(some.sigma)
+        return denoising_loss(some.denoised, minimum, scale, some.clean.graph)
     generator = torch.Generator().manual_seed(seed)
-    scale = settings.displacement * torch.rand(some.clean.n_graphs, generator=generator)
+    spread = settings.displacement * torch.rand(some.clean.n_graphs, generator=generator)
     normal = torch.randn(some.clean.n_atoms, 3, generator=generator)
-    displacement = scale.to(some.noisy)[some.clean.graph, None] * normal.to(some.noisy)
+    displacement = spread.to(some.noisy)[some.clean.graph, None] * normal.to(some.noisy)
     return comparison_loss(energy, some.denoised, displacement)
 
 

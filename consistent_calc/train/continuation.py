@@ -29,15 +29,17 @@ def extend_model(model: ConsistentModel, datasets: list[Dataset], seed: int) -> 
     seen = {int(z) for d in datasets for z in np.unique(d.numbers)}
     elements = tuple(sorted(seen | set(model.elements)))
     levels = tuple(dict.fromkeys([*model.levels, *(d.level for d in datasets)]))
-    if elements == model.elements and levels == model.levels:
+    columns = torch.tensor([elements.index(z) for z in model.elements], device=model.device)
+    known = torch.full((len(levels), len(elements)), torch.nan, dtype=torch.float64, device=model.device)
+    # A reference of zero belongs to an element that its level never saw.
+    known[: len(model.levels), columns] = torch.where(model.references == 0, torch.nan, model.references)
+    references = fit_references(datasets, levels, elements, known).to(model.device)
+    if elements == model.elements and levels == model.levels and torch.equal(references, model.references):
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         larger = ConsistentModel(replace(model.config, elements=elements, levels=levels)).to(model.device, model.dtype)
-    columns = torch.tensor([elements.index(z) for z in model.elements], device=model.device)
     state, old = larger.state_dict(), model.state_dict()
-    known = torch.full_like(state["references"], torch.nan)
-    known[: len(model.levels), columns] = old["references"]
     for name, value in old.items():
         if name == "encoder.elements.weight":
             state[name][columns] = value
@@ -46,6 +48,6 @@ def extend_model(model: ConsistentModel, datasets: list[Dataset], seed: int) -> 
             state[name][: len(model.levels)] = value
         elif name != "references":
             state[name] = value
-    state["references"] = fit_references(datasets, levels, elements, known).to(model.device)
+    state["references"] = references
     larger.load_state_dict(state)
     return larger

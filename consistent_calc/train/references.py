@@ -25,26 +25,28 @@ def fit_references(
     Returns:
         float64 ``[n_levels, n_elements]``, eV.
     """
-    table = torch.zeros(len(levels), len(elements), dtype=torch.float64)
-    if known is not None:
-        table = known.double().cpu().nan_to_num()
+    if known is None:
+        known = torch.full((len(levels), len(elements)), torch.nan)
+    table = known.double().cpu().nan_to_num()
     for row, level in enumerate(levels):
-        free = np.ones(len(elements), dtype=bool) if known is None else known[row].isnan().cpu().numpy()
         compositions, energies = [], []
         for data in datasets:
             if data.level != level or data.energy is None:
                 continue
-            known = ~np.isnan(data.energy)
-            count = np.bincount(data.molecule[known], minlength=data.n_molecules)
-            total = np.bincount(data.molecule[known], weights=data.energy[known], minlength=data.n_molecules)
+            labelled = ~np.isnan(data.energy)
+            count = np.bincount(data.molecule[labelled], minlength=data.n_molecules)
+            total = np.bincount(data.molecule[labelled], weights=data.energy[labelled], minlength=data.n_molecules)
             owner = np.repeat(np.arange(data.n_molecules), np.diff(data.atom_offset))
             composition = np.zeros((data.n_molecules, len(elements)))
             for column, element in enumerate(elements):
                 composition[:, column] = np.bincount(owner[data.numbers == element], minlength=data.n_molecules)
             compositions.append(composition[count > 0])
             energies.append(total[count > 0] / count[count > 0])
-        if compositions and free.any():
-            counts = np.concatenate(compositions)
+        if not compositions:
+            continue
+        counts = np.concatenate(compositions)
+        free = known[row].isnan().cpu().numpy() & counts.any(0)
+        if free.any():
             rest = np.concatenate(energies) - counts[:, ~free] @ table[row].numpy()[~free]
             table[row, torch.from_numpy(free)] = torch.from_numpy(lstsq(counts[:, free], rest)[0])
     return table

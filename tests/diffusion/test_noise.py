@@ -1,12 +1,15 @@
-"""Noise levels and random numbers."""
+"""Noise levels, random numbers and the wrapping of the network."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
 from consistent_calc.diffusion.noise import centered_noise, sampling_levels, training_levels
 from consistent_calc.diffusion.preconditioning import Preconditioning
+from consistent_calc.structures import StructureBatch
 
 
 def test_training_levels():
@@ -63,11 +66,54 @@ class TestCenteredNoise:
             centered_noise(self.graph, [1, 2])
 
 
-def test_preconditioning():
+class TestPreconditioning:
     wrap = Preconditioning(scale=1.5)
-    sigma = torch.tensor([1e-4, 1.5, 100.0], dtype=torch.float64)
-    assert wrap.c_in(sigma).tolist() == pytest.approx([1, 0.5**0.5, 0.015], rel=1e-3)
-    # Noised data of any width come out with at most about the scale.
-    assert (wrap.c_in(sigma) * sigma <= 1.5).all()
-    assert torch.equal(wrap.c_out(sigma), sigma)
-    torch.testing.assert_close(wrap.c_noise(sigma).exp() ** 4, sigma)
+    sigma = torch.tensor([1e-4, 0.3, 1.5, 8.0, 100.0], dtype=torch.float64)
+
+    def test_input(self):
+        assert self.wrap.c_in(self.sigma[[0, 2, 4]]).tolist() == pytest.approx([1, 0.5**0.5, 0.015], rel=1e-3)
+        # Noised data of any width come out with at most about the scale.
+        assert (self.wrap.c_in(self.sigma) * self.sigma <= 1.5).all()
+        torch.testing.assert_close(self.wrap.c_noise(self.sigma).exp() ** 4, self.sigma)
+
+    def test_low_noise_keeps_the_input_and_high_noise_forgets_it(self):
+        low, high = self.sigma[:2], self.sigma[3:]
+        torch.testing.assert_close(self.wrap.c_skip(low), torch.ones_like(low), rtol=0, atol=1e-4)
+        torch.testing.assert_close(self.wrap.c_out(low), low, rtol=1e-3, atol=0)
+        assert self.wrap.c_skip(self.sigma[2]) == 0.5
+        # What is left of the noise is far below the size of the molecule.
+        assert (self.wrap.c_skip(high) * high < 1e-3).all()
+        torch.testing.assert_close(self.wrap.c_out(high), torch.full_like(high, 1.5), rtol=1e-3, atol=0)
+        assert (self.wrap.c_skip(self.sigma).diff() < 0).all()
+
+    def test_the_network_has_a_target_of_unit_variance(self):
+        generator = torch.Generator().manual_seed(0)
+        clean, noise = torch.randn(2, 20000, generator=generator, dtype=torch.float64)
+        clean = 1.5 * clean
+        for sigma in self.sigma:
+            target = (clean - self.wrap.c_skip(sigma) * (clean + sigma * noise)) / self.wrap.c_out(sigma)
+            assert float(target.var()) == pytest.approx(1, rel=0.03)
+
+
+class TestDenoiser:
+    def test_little_noise_changes_little(self, model, batch):
+        for sigma in (1e-2, 1e-4, 1e-6):
+            moved = model.denoise(batch, torch.tensor([sigma], dtype=torch.float64)) - batch.positions
+            assert moved.abs().max() < 10 * sigma
+
+    def test_without_its_network_it_shrinks_around_the_centre(self, model, batch):
+        still = copy.deepcopy(model)
+        still.structure_head.displacement.weight.zero_()
+        two = StructureBatch.concatenate([batch.with_positions(batch.positions + 50), batch])
+        sigma = torch.tensor([1.5, 1e-3], dtype=torch.float64)
+        found, untouched = still.denoise(two, sigma).split(17)
+        assert torch.equal(untouched, batch.positions)
+        center = batch.positions.mean(0) + 50
+        torch.testing.assert_close(found, center + 0.5 * (batch.positions - batch.positions.mean(0)))
+
+    @pytest.mark.parametrize("sigma", [0.1, 1.0, 8.0])
+    def test_it_moves_with_the_molecule(self, model, batch, sigma):
+        levels = torch.tensor([sigma], dtype=torch.float64)
+        shift = torch.tensor([20.0, -7.0, 3.0], dtype=torch.float64)
+        moved = model.denoise(batch.with_positions(batch.positions + shift), levels)
+        torch.testing.assert_close(moved, model.denoise(batch, levels) + shift, rtol=0, atol=1e-9)

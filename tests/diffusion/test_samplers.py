@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from consistent_calc.diffusion.noise import centered_noise
-from consistent_calc.diffusion.samplers import refine
+from consistent_calc.diffusion.samplers import from_noise, refine
 from consistent_calc.structures import StructureBatch
 
 
@@ -89,3 +89,30 @@ def test_a_seed_gives_the_same_structure_in_any_batch(model, batch):
     assert (other - alone).abs().max() > 0.1
     assert together.dtype == batch.positions.dtype
     assert not together.requires_grad
+
+
+class TestFromNoise:
+    def test_one_step_is_one_denoising(self):
+        batch, means, v = chain(6), chain(6, seed=1).positions, 0.04
+        denoiser = Gaussian(means, v)
+        found = from_noise(denoiser, batch, n_steps=1, seeds=[3])
+        noisy = 8.0 * centered_noise(batch.graph, [3])
+        torch.testing.assert_close(found, means + v / (v + 64) * (noisy - means))
+        assert denoiser.evaluations == 1
+
+    def test_more_steps_follow_the_flow(self):
+        batch, means, v = chain(6), chain(6, seed=1).positions, 0.04
+        exact = means + (8.0 * centered_noise(batch.graph, [3]) - means) * (v / (v + 64)) ** 0.5
+        denoiser = Gaussian(means, v)
+        found = from_noise(denoiser, batch, n_steps=40, seeds=[3], sigma_end=1e-3)
+        torch.testing.assert_close(found, exact, rtol=0, atol=0.01)
+        assert (exact - means).abs().max() > 0.1
+        assert denoiser.evaluations == 79
+
+    def test_the_positions_given_are_not_used(self, model, batch):
+        other = batch.with_positions(torch.zeros_like(batch.positions))
+        options = {"n_steps": 2, "seeds": [5]}
+        found = from_noise(model, batch, **options)
+        assert torch.equal(found, from_noise(model, other, **options))
+        assert not found.requires_grad
+        assert torch.isfinite(found).all()

@@ -7,6 +7,8 @@ import pytest
 from consistent_calc.errors import ConfigurationError
 from consistent_calc.train.configuration import read_config
 
+SOURCE = 'output = "r"\n[[energy]]\nstore = "a"\natoms = 1\n'
+
 
 def test_reads_nested_tables_and_converts_numbers(run_folder: Path) -> None:
     config, base = read_config(run_folder / "config.toml")
@@ -23,6 +25,21 @@ def test_integers_are_accepted_for_floats(tmp_path: Path) -> None:
     assert read_config(path)[0].model.cutoff == 4.0
 
 
+def test_consistency_is_off_unless_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(SOURCE)
+    config, _ = read_config(path)
+    assert (config.weights.optimality, config.weights.score, config.start) == (0, 0, None)
+    assert config.energy[0].forces
+    text = 'start = "one/model"\n' + SOURCE + "forces = false\n[consistency]\nscore_noise = [0, 1]\nlevel = 'PM6'\n"
+    path.write_text(text)
+    config, _ = read_config(path)
+    assert config.start == "one/model"
+    assert not config.energy[0].forces
+    assert config.consistency.score_noise == (0.0, 1.0)
+    assert config.consistency.level == "PM6"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -33,6 +50,11 @@ def test_integers_are_accepted_for_floats(tmp_path: Path) -> None:
         ('output = "r"\n[[energy]]\nstore = "a"\natoms = "many"', "atoms must be int"),
         ('output = "r"\n[[energy]]\nstore = "a"\natoms = true', "atoms must be int"),
         ('output = "r"\n[[energy]]\nstore = "a"\natoms = 1\n[model]\nchannels = 3', "channels must be a list"),
+        (SOURCE + '[consistency]\noptimality = "best"', "optimality must be one of comparison, gap, slope"),
+        (SOURCE + '[consistency]\nscore = "dirty"', "score must be one of noisy, clean"),
+        (SOURCE + "[consistency]\nscore_noise = [0.1]", r"score_noise must be \[lowest, highest\]"),
+        (SOURCE + "[consistency]\ntemperature_energy = 0", "must be positive"),
+        (SOURCE + "forces = 1", "forces must be bool"),
         ('output = "r"\nmodel = 3\n[[energy]]\nstore = "a"\natoms = 1', "model must be a table"),
     ],
 )

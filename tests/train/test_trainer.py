@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,20 @@ def test_stores_may_be_added_but_not_removed(run_folder: Path) -> None:
     config.write_text(CONFIG.format(steps=12))
     with pytest.raises(ConfigurationError, match="not fewer"):
         Trainer(*read_config(config))
+
+
+def test_forces_can_be_left_out(run_folder: Path) -> None:
+    config, base = read_config(run_folder / "config.toml")
+    without = replace(config.energy[0], forces=False)
+    first = Trainer(config, base)
+    expected = first.train_step()
+    losses = Trainer(replace(config, energy=(without,)), base).train_step()
+    assert losses["forces"] == 0
+    assert losses["energy"] == expected["energy"] > 0
+    assert np.isfinite(losses["gradient_norm"])
+    # Beside a store with forces it does not dilute their mean.
+    losses = Trainer(replace(config, energy=(config.energy[0], without)), base).train_step()
+    assert losses["forces"] == pytest.approx(expected["forces"], rel=1e-5)
 
 
 def test_references_recover_atomic_energies(run_folder: Path) -> None:
