@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from design import FORCES, VARIANTS
+from design import FORCES, OBJECTIVES
 from evaluate import summarize
 from scipy import stats
 from testset import Array

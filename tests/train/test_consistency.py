@@ -154,6 +154,20 @@ class TestObjective:
         assert both["structure"] == plain["structure"]
         assert set(Objective(model, self.weights).structure_losses(*arguments)) == {"structure"}
 
+    def test_turned_noisy_structures_have_the_same_losses(self, model, batch):
+        sigma = SIGMA[1:2]
+        quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+        settings = replace(self.settings, optimality="gap", score="clean")
+        noisy = batch.positions + sigma * normal(4)[:17]
+        found = [
+            Objective(model, self.weights, settings, model).structure_losses(
+                batch, sigma, (x - batch.positions) / sigma
+            )
+            for x in (noisy, noisy @ quarter + 3)
+        ]
+        for name in ("structure", "optimality", "score"):
+            torch.testing.assert_close(found[0][name], found[1][name], msg=name)
+
     def test_only_the_structure_task_learns(self, model, batch):
         trained = copy.deepcopy(model).requires_grad_(True)
         clean = StructureBatch.concatenate([batch] * 3)
