@@ -82,6 +82,12 @@ class ConfigurationError(ConsistentCalcError, ValueError):
     reason = "invalid_configuration"
 
 
+class DivergedError(ConsistentCalcError, RuntimeError):
+    """A training run whose gradients stay infinite or NaN."""
+
+    reason = "diverged"
+
+
 class MissingDependencyError(ConsistentCalcError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

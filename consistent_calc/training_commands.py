@@ -55,7 +55,8 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file, such as checkp
 
             card = trainer.run(show)
         verb = "Stopped" if trainer.stop_requested else "Finished"
-        out.print(escape(f"{verb} at step {trainer.step}; model: {card}"))
+        if trainer.rank == 0:
+            out.print(escape(f"{verb} at step {trainer.step}; model: {card}"))
 
 
 def evaluate(

@@ -47,7 +47,10 @@ def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentMo
         columns["charges"].append(
             missing.expand(s.n_atoms) if labels.partial_charges is None else labels.partial_charges
         )
-        columns["dipole"].append(missing.expand(s.n_graphs, 3) if labels.dipole is None else labels.dipole)
+        # The dipole of an ion depends on the origin, that of a crystal on the choice of the cell.
+        undefined = (s.charge != 0) | s.pbc.any(1)
+        dipole = missing.expand(s.n_graphs, 3) if labels.dipole is None else labels.dipole
+        columns["dipole"].append(torch.where(undefined[:, None], missing, dipole))
     tensors = {}
     for name, values in columns.items():
         joined = torch.cat(values)

@@ -83,8 +83,9 @@ class Consistency:
         for name in ("optimality_noise", "score_noise"):
             if len(getattr(self, name)) != 2:
                 raise ConfigurationError(f"consistency: {name} must be [lowest, highest].")
-        if not (self.displacement > 0 and self.temperature_energy > 0):
-            raise ConfigurationError("consistency: displacement and temperature_energy must be positive.")
+        for name in ("displacement", "max_step", "temperature_energy"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"consistency: {name} must be positive, got {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class TrainingConfig:
 
     Attributes:
         output: folder of the run, relative to the configuration file.
-        energy, structure: data of the two tasks; the level of the first energy store is the model's default.
+        energy, structure: data of the two tasks; the level of the first energy store is the default of a new model.
         start: checkpoint whose weights the run starts from (a second stage), relative to the configuration file; its
             architecture is taken, and elements and levels that only the data know are added.
         seed: of weights, order of the data and noise.

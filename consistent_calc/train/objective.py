@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from consistent_calc.errors import ConfigurationError
 from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
 from consistent_calc.losses.structure import align, denoising_loss
 from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
@@ -43,30 +44,45 @@ class Objective:
         self.weights = weights
         self.consistency = consistency or Consistency()
         self.frozen = frozen
+        if frozen is None and max(weights.optimality, weights.score) > 0:
+            raise ConfigurationError("Consistency losses need a frozen energy model.")
         wrap: Callable[..., Callable[..., Tensor]] = torch.compile if compile else (lambda f, **_: f)
         self._edge_gradients = wrap(model.edge_gradients, dynamic=True, fullgraph=True)
+        self._atomic = wrap(model.atomic, dynamic=True, fullgraph=True)
         self._displacements = wrap(model.displacements, dynamic=True, fullgraph=True)
 
-    def predict(self, batch: EnergyBatch) -> dict[str, Tensor]:
-        """Differentiable predictions: energy (without references), forces, charges, dipole."""
+    def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
+        """Differentiable predictions: energy (without references), charges, dipole, and forces if asked for."""
         s = batch.structures
         neighbors = neighbor_list(s, self.model.cutoff)
-        gradients, energies, charges = self._edge_gradients(
-            neighbors.vectors(s), self.model.element_indices(s), neighbors.edges, s.graph, s.charge, batch.level
+        arguments = (
+            neighbors.vectors(s),
+            self.model.element_indices(s),
+            neighbors.edges,
+            s.graph,
+            s.charge,
+            batch.level,
         )
-        return {
+        out = {}
+        if forces:
+            gradients, energies, charges = self._edge_gradients(*arguments)
+            out["forces"] = forces_from_edges(gradients, neighbors.edges, s.n_atoms)
+        else:
+            energies, charges = self._atomic(*arguments)
+        return out | {
             "energy": torch.zeros_like(s.charge).index_add(0, s.graph, energies),
-            "forces": forces_from_edges(gradients, neighbors.edges, s.n_atoms),
             "charges": charges,
             "dipole": torch.zeros_like(batch.dipole).index_add(0, s.graph, charges[:, None] * s.positions),
         }
 
     def energy_losses(self, batch: EnergyBatch) -> dict[str, Tensor]:
         """Unweighted losses of the energy task."""
-        predicted = self.predict(batch)
+        # Forces take two thirds of the work; without a label there is nothing to compare them with.
+        with_forces = not bool(batch.forces.isnan().all())
+        predicted = self.predict(batch, forces=with_forces)
         return {
             "energy": energy_loss(predicted["energy"], batch.energy, batch.structures.counts),
-            "forces": vector_loss(predicted["forces"], batch.forces),
+            "forces": vector_loss(predicted["forces"], batch.forces) if with_forces else batch.forces.new_zeros(()),
             "charges": charge_loss(predicted["charges"], batch.charges),
             "dipole": vector_loss(predicted["dipole"], batch.dipole),
         }

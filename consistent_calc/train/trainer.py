@@ -29,7 +29,7 @@ from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store
 from consistent_calc.diffusion.noise import training_levels
-from consistent_calc.errors import ConfigurationError
+from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
@@ -38,6 +38,9 @@ from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
 from consistent_calc.train.objective import Objective
 from consistent_calc.train.references import fit_references
+
+#: Steps in a row without finite gradients after which a run ends.
+MAX_SKIPPED = 50
 
 
 class Trainer:
@@ -91,6 +94,7 @@ class Trainer:
         self.seconds = 0.0
         self.stop_requested = False
         self._interrupted = False
+        self._skipped = 0
         if self._state_path.exists():
             self._load_state()
 
@@ -127,8 +131,20 @@ class Trainer:
         if torch.isfinite(norm):
             self.optimizer.step()
             self.average.update_parameters(self.model)
+            self._skipped = 0
+        else:
+            self._skip()
         self.step += 1
         return losses | {"learning_rate": rate, "gradient_norm": float(norm)}
+
+    def _skip(self) -> None:
+        """A step without finite gradients is left out; many in a row are no accident."""
+        self._skipped += 1
+        if self._skipped == MAX_SKIPPED:
+            raise DivergedError(
+                f"The gradients of {MAX_SKIPPED} steps in a row were NaN or infinite, the last at step {self.step}. "
+                f"Lower the learning rate or look for broken labels; the state in {self.output} is from before."
+            )
 
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
         self.objective.total(losses).backward()
