@@ -19,7 +19,7 @@ LEVEL = "wB97M-D3/def2-TZVPP"
 MODES = {"denoising": 1, "many_step": 8}
 
 #: An energy gap per atom (eV) at which the errors of broken structures are cut off, in the means only.
-GAP_CUTOFF = 1.0
+GAP_CUTOFF = 10.0
 
 N_SAMPLES = 3
 BATCH = 64

@@ -21,14 +21,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from design import Run, fine_tuning_runs, main_runs  # noqa: E402
+from design import FORCES, Run, runs_of_seed  # noqa: E402
 
 N_MOLECULES = 200
 N_CONTROL = 60
 
 
-def train_and_evaluate(name: str, run: Run | int, arguments: argparse.Namespace) -> str:
-    """One stage-1 run (an integer is its seed) or stage-2 run, in a process of its own."""
+def train_and_evaluate(name: str, run: Run | tuple[str, int], arguments: argparse.Namespace) -> str:
+    """One run of stage 1 (given by forces and seed), 2 or 3, in a process of its own."""
     import torch
     from controls import descent, relaxation
     from design import stage_1, stage_2, stage_3
@@ -43,8 +43,8 @@ def train_and_evaluate(name: str, run: Run | int, arguments: argparse.Namespace)
 
     torch.set_num_threads(1)
     folder, data = arguments.runs.resolve(), arguments.data.resolve()
-    if isinstance(run, int):
-        config = stage_1(folder, data, run)
+    if isinstance(run, tuple):
+        config = stage_1(folder, data, *run)
     else:
         config = stage_3(run, folder, data) if run.fine_tuning else stage_2(run, folder, data)
     start = time.monotonic()
@@ -54,20 +54,23 @@ def train_and_evaluate(name: str, run: Run | int, arguments: argparse.Namespace)
         trainer.run()
         record = {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
         (output / "done.json").write_text(json.dumps(record))
+    if isinstance(run, tuple):
+        return f"{name}: {time.monotonic() - start:.0f} s"
     model = load_model(output / "model")
     molecules = read_molecules(data, arguments.qm9, Split.TEST, N_MOLECULES)
     oracle = new_engine(EngineName.aimnet2, model_file=arguments.model_file)
     found = evaluate(model, molecules, oracle)
-    if isinstance(run, Run) and run.variant == "multitask" and run.seed < 3 and not run.fine_tuning:
+    if run.variant == "multitask" and run.seed < 3 and not run.fine_tuning:
         some = molecules[:N_CONTROL]
         save(output / "controls.npz", descent(model, some, oracle) | relaxation(model, some, oracle))
     save(output / "test.npz", found)
     return f"{name}: {time.monotonic() - start:.0f} s"
 
 
-def work(todo: dict[str, Run | int], arguments: argparse.Namespace) -> None:
+def work(todo: dict[str, Run | tuple[str, int]], arguments: argparse.Namespace) -> None:
     """Runs what has no results yet, two at a time; one that fails does not stop the others."""
-    waiting = {n: r for n, r in todo.items() if not (arguments.runs / n / "test.npz").exists()}
+    last = {n: "done.json" if isinstance(r, tuple) else "test.npz" for n, r in todo.items()}
+    waiting = {n: r for n, r in todo.items() if not (arguments.runs / n / last[n]).exists()}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, context, max_tasks_per_child=1) as pool:
         futures = {pool.submit(train_and_evaluate, n, r, arguments): n for n, r in waiting.items()}
@@ -92,10 +95,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not arguments.tables_only:
         arguments.runs.mkdir(parents=True, exist_ok=True)
-        seeds = max(arguments.seeds, arguments.main_seeds)
-        work({f"stage1_{s}": s for s in range(seeds)}, arguments)
-        work({r.name: r for r in main_runs(arguments.seeds, arguments.main_seeds)}, arguments)
-        work({r.name: r for r in fine_tuning_runs(arguments.seeds)}, arguments)
+        for seed in range(max(arguments.seeds, arguments.main_seeds)):
+            work({f"stage1_{f}_{seed}": (f, seed) for f in FORCES[:3]}, arguments)
+            runs = runs_of_seed(seed, everything=seed < arguments.seeds)
+            work({r.name: r for r in runs if not r.fine_tuning}, arguments)
+            work({r.name: r for r in runs if r.fine_tuning}, arguments)
     from tables import write_tables
 
     write_tables(arguments.runs, HERE / "results")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from design import FORCES, OBJECTIVES
 from evaluate import summarize
+from page import write_page
+from plots import write_plots
 from scipy import stats
 from testset import Array
 
@@ -101,7 +103,7 @@ def split_name(key: str) -> tuple[str, str, str]:
 
 
 def write_tables(runs: Path, results: Path) -> None:
-    """``summary.csv``, ``comparisons.csv`` and the plots."""
+    """``summary.csv``, ``comparisons.csv``, ``controls.csv``, the plots and the page."""
     results.mkdir(exist_ok=True)
     cells = read_cells(runs)
     with (results / "summary.csv").open("w", newline="") as file:
@@ -118,9 +120,8 @@ def write_tables(runs: Path, results: Path) -> None:
                 table.writerow((cell.variant, cell.forces, *split_name(key), *numbers, len(cell.seeds), *p))
     _write_comparisons(cells, results / "comparisons.csv")
     _write_controls(runs, results / "controls.csv")
-    from plots import write_plots
-
     write_plots(cells, results)
+    write_page(cells, read_cells(runs, "controls.npz"), compare, interval, results / "README.md")
 
 
 def _write_comparisons(cells: list[Cell], path: Path) -> None:
