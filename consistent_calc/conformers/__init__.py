@@ -107,8 +107,9 @@ def generate_many(
     n_steps: int = 8,
     embed_timeout: int = 60,
     max_atoms_per_batch: int = 4096,
+    enumerate_stereo: bool = False,
 ) -> Iterator[ConformerResult]:
-    """One result an input, in order, as they come; a bad input gives a result with a typed failure.
+    """One result an input (or stereoisomer), in order, as they come; a bad input gives a result with a typed failure.
 
     Small molecules share denoising and relaxation batches; a molecule's result does not depend on its companions
     (up to rounding).
@@ -116,6 +117,7 @@ def generate_many(
     Args:
         sources: see :func:`consistent_calc.conformers.read_molecules`.
         n: and the others, see :func:`generate_conformers`.
+        enumerate_stereo: one result for every stereoisomer of a molecule with unspecified centres or double bonds.
 
     Raises:
         UnknownLevelError: the model has no readout for ``level``.
@@ -134,6 +136,7 @@ def generate_many(
         n_steps=n_steps,
         embed_timeout=embed_timeout,
         max_atoms_per_batch=max_atoms_per_batch,
+        enumerate_stereo=enumerate_stereo,
     )
     return _stream(_model(model, device, level), sources, options)
 
@@ -172,7 +175,7 @@ def _stream(
     """Collects molecules until they fill a batch, then yields the results of all of them in order."""
     waiting: list[tuple[MoleculeInput, Samples | Failure]] = []
     n_atoms = 0
-    for entry in read_molecules(sources, elements=model.elements):
+    for entry in read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo):
         outcome: Samples | Failure
         if entry.failure is not None:
             outcome = entry.failure

@@ -57,8 +57,13 @@ class ConformerOptions:
     n_steps: int = 8
     embed_timeout: int = 60
     max_atoms_per_batch: int = 4096
+    enumerate_stereo: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("n", "seed", "max_steps", "n_steps", "embed_timeout", "max_atoms_per_batch"):
+            value = getattr(self, name)
+            if not hasattr(value, "__index__") or isinstance(value, bool):
+                raise ConfigurationError(f"{name} must be an integer, got {value!r}.")
         positive = ("n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout")
         for name in (*positive, "max_atoms_per_batch"):
             if not getattr(self, name) > 0:

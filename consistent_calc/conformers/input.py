@@ -6,6 +6,7 @@ Nothing is guessed: no fragment is stripped, no charge, protonation state or tau
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from consistent_calc.elements import symbol
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
+
+#: Stereoisomers that are made of one molecule.
+MAX_ISOMERS = 64
 
 SUFFIXES = (".smi", ".smiles", ".txt", ".csv", ".sdf", ".mol")
 
@@ -63,7 +67,10 @@ class _Entry(NamedTuple):
 
 
 def read_molecules(
-    source: str | Path | Mol | Iterable[str | Path | Mol], *, elements: Collection[int] | None = None
+    source: str | Path | Mol | Iterable[str | Path | Mol],
+    *,
+    elements: Collection[int] | None = None,
+    enumerate_stereo: bool = False,
 ) -> Iterator[MoleculeInput]:
     """Yields one :class:`MoleculeInput` an entry, in order.
 
@@ -73,6 +80,8 @@ def read_molecules(
             any iterable of these. Coordinates in files are used for their stereochemistry only, those of RDKit
             molecules not at all (theirs is in their tags).
         elements: atomic numbers that are allowed; None allows all.
+        enumerate_stereo: yield every stereoisomer of a molecule with unspecified centres or double bonds (at most
+            :data:`MAX_ISOMERS`) instead of one entry with a note; their names get a number.
 
     Failure reasons:
         ``file_not_found``, ``unreadable_file``, ``no_smiles_column``, ``invalid_smiles``, ``invalid_molecule``,
@@ -87,11 +96,17 @@ def read_molecules(
         prepared = _prepare(entry.mol, elements)
         if isinstance(prepared, Failure):
             yield MoleculeInput(unique, entry.name, entry.text, None, prepared)
-        else:
-            notes = _stereo_notes(prepared)
+            continue
+        isomers = _stereoisomers(prepared) if enumerate_stereo else [prepared]
+        for k, mol in enumerate(isomers, start=1):
+            notes = (*_dropped_notes(entry.text, mol), *_stereo_notes(mol))
+            if len(isomers) == MAX_ISOMERS:
+                notes += (f"only {MAX_ISOMERS} stereoisomers were made",)
             with rdBase.BlockLogs():  # RDKit warns of a proton that it keeps
-                smiles = Chem.MolToSmiles(Chem.RemoveHs(prepared))
-            yield MoleculeInput(unique, entry.name, smiles, prepared, None, notes)
+                smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
+            numbered = f"_isomer{k}" if len(isomers) > 1 else ""
+            label = _unique(unique + numbered, used) if numbered else unique
+            yield MoleculeInput(label, entry.name and entry.name + numbered, smiles, mol, None, notes)
 
 
 def _unique(wanted: str, used: set[str]) -> str:
@@ -232,6 +247,8 @@ def _prepare(mol: Mol, elements: Collection[int] | None) -> Mol | Failure:
             f"The entry holds {n_fragments} fragments (a salt or a mixture). Give the one molecule you mean, with its "
             "charge; nothing is removed silently.",
         )
+    if any(atom.HasQuery() for atom in mol.GetAtoms()) or any(bond.HasQuery() for bond in mol.GetBonds()):
+        return Failure("invalid_molecule", "The entry is a substructure query (SMARTS), not a molecule; give a SMILES.")
     mol = Chem.AddHs(mol)
     numbers = {atom.GetAtomicNum() for atom in mol.GetAtoms()}
     unknown = {0} & numbers if elements is None else numbers - set(elements)
@@ -251,6 +268,31 @@ def _prepare(mol: Mol, elements: Collection[int] | None) -> Mol | Failure:
     # Labels on atoms that are no stereo centres would later look like lost stereochemistry.
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol
+
+
+def _stereoisomers(mol: Mol) -> list[Mol]:
+    """All stereoisomers that agree with what is specified, at most :data:`MAX_ISOMERS`, in a fixed order."""
+    from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
+
+    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True, maxIsomers=MAX_ISOMERS, rand=0)
+    isomers = list(EnumerateStereoisomers(mol, options))
+    for isomer in isomers:
+        Chem.AssignStereochemistry(isomer, cleanIt=True, force=True)
+    return isomers
+
+
+def _dropped_notes(text: str, mol: Mol) -> tuple[str, ...]:
+    """Tells of stereo marks in a SMILES that mean nothing in the molecule, such as ``/`` at a double bond in a ring."""
+    smiles = text.split(maxsplit=1)[0] if text else ""
+    centres = sum(a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for a in mol.GetAtoms())
+    double_bonds = sum(b.GetStereo() > Chem.BondStereo.STEREOANY for b in mol.GetBonds())
+    lost = []
+    marks = len(re.findall(r"@+", smiles))
+    if marks > centres:
+        lost.append(f"{marks - centres} of {marks} tetrahedral marks")
+    if double_bonds == 0 and re.search(r"[/\\]", smiles):
+        lost.append("the double-bond marks")
+    return (f"{' and '.join(lost)} of the SMILES have no meaning here and were left out",) if lost else ()
 
 
 def _stereo_notes(mol: Mol) -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
-from consistent_calc.conformers import read_molecules
+from consistent_calc.conformers import ConformerOptions, read_molecules
+from consistent_calc.conformers.input import MAX_ISOMERS
+from consistent_calc.errors import ConfigurationError
 
 ELEMENTS = (1, 6, 7, 8, 9)
 
@@ -135,3 +138,42 @@ def test_a_broken_sdf_record_does_not_stop_the_file(tmp_path, capfd):
 def test_molecules_built_without_sanitisation():
     assert one(Chem.MolFromSmiles("CCO", sanitize=False)).smiles == "CCO"
     assert one(Chem.MolFromSmiles("CN(C)(C)(C)C", sanitize=False)).failure.reason == "invalid_molecule"
+
+
+class TestStereo:
+    def test_marks_without_meaning_are_reported(self):
+        for smiles, what in (("C1CC/C=C/C1", "double-bond"), ("C[C@H](C)O", "1 of 1 tetrahedral")):
+            (entry,) = read_molecules(smiles)
+            assert any(what in note for note in entry.notes)
+        for smiles in ("C/C=C/C", "F[C@H](Cl)Br a/b@c", "CCO"):
+            (entry,) = read_molecules(smiles)
+            assert entry.notes == ()
+
+    def test_stereoisomers_are_enumerated_on_request(self):
+        isomers = list(read_molecules(["CC=C[C@H](O)F but", "CCO", "CC(F)C(F)C"], enumerate_stereo=True))
+        assert [m.name for m in isomers] == ["but_isomer1", "but_isomer2", "", "", "", ""]
+        assert {m.smiles for m in isomers[:2]} == {"C/C=C/[C@H](O)F", "C/C=C\\[C@H](O)F"}
+        # Two equal centres: a pair of mirror images and the meso form.
+        assert len({m.smiles for m in isomers[3:]}) == 3
+        assert len({m.id for m in isomers}) == 6
+        assert all(m.notes == () for m in isomers)
+
+    def test_many_isomers_are_bounded(self):
+        many = list(read_molecules("O" + "C(F)" * 8 + "O", enumerate_stereo=True))
+        assert len(many) == MAX_ISOMERS
+        assert f"only {MAX_ISOMERS} stereoisomers were made" in many[0].notes
+
+
+def test_a_query_is_no_molecule():
+    (entry,) = read_molecules(Chem.MolFromSmarts("[#6]-[O,N]"))
+    assert entry.failure is not None
+    assert entry.failure.reason == "invalid_molecule"
+    assert "SMARTS" in entry.failure.message
+
+
+@pytest.mark.parametrize("name", ["n", "seed", "max_steps", "n_steps", "embed_timeout", "max_atoms_per_batch"])
+def test_counts_must_be_integers(name):
+    for value in (2.5, "3", True):
+        with pytest.raises(ConfigurationError, match=f"{name} must be an integer"):
+            ConformerOptions(**{name: value})
+    ConformerOptions(**{name: np.int64(3)})
