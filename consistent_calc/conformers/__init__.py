@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consistent_calc.conformers.generate import ConformerOptions, Samples, choose, embed, refine_samples, relax_samples
+from consistent_calc.conformers.generate import ConformerOptions, embed
 from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules
+from consistent_calc.conformers.job import JobReport, run_conformer_job
 from consistent_calc.conformers.result import ConformerEnsemble, ConformerResult
-from consistent_calc.errors import ConformerError, ConsistentCalcError, MoleculeInputError, UnknownLevelError
+from consistent_calc.conformers.stream import ensembles, stream
+from consistent_calc.errors import ConsistentCalcError, MoleculeInputError, UnknownLevelError
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -21,10 +23,12 @@ __all__ = [
     "ConformerOptions",
     "ConformerResult",
     "Failure",
+    "JobReport",
     "MoleculeInput",
     "generate_conformers",
     "generate_many",
     "read_molecules",
+    "run_conformer_job",
 ]
 
 
@@ -138,7 +142,9 @@ def generate_many(
         max_atoms_per_batch=max_atoms_per_batch,
         enumerate_stereo=enumerate_stereo,
     )
-    return _stream(_model(model, device, level), sources, options)
+    chosen = _model(model, device, level)
+    entries = read_molecules(sources, elements=chosen.elements, enumerate_stereo=enumerate_stereo)
+    return stream(chosen, entries, options)
 
 
 def _model(model: ConsistentModel | None, device: str, level: str | None) -> ConsistentModel:
@@ -163,68 +169,7 @@ def _single(model: ConsistentModel, source: str | Path | Mol, options: Conformer
         error = MoleculeInputError(entry.failure.message)
         error.reason = entry.failure.reason
         raise error
-    (outcome,) = _ensembles(model, [embed(entry, options)], options)
+    (outcome,) = ensembles(model, [embed(entry, options)], options)
     if isinstance(outcome, ConsistentCalcError):
         raise outcome
     return outcome
-
-
-def _stream(
-    model: ConsistentModel, sources: str | Path | Mol | Iterable[str | Path | Mol], options: ConformerOptions
-) -> Iterator[ConformerResult]:
-    """Collects molecules until they fill a batch, then yields the results of all of them in order."""
-    waiting: list[tuple[MoleculeInput, Samples | Failure]] = []
-    n_atoms = 0
-    for entry in read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo):
-        outcome: Samples | Failure
-        if entry.failure is not None:
-            outcome = entry.failure
-        else:
-            try:
-                outcome = embed(entry, options)
-                n_atoms += outcome.mol.GetNumAtoms() * outcome.mol.GetNumConformers()
-            except ConformerError as error:
-                outcome = Failure(error.reason, str(error))
-        waiting.append((entry, outcome))
-        if n_atoms >= options.max_atoms_per_batch or n_atoms == 0:
-            yield from _flush(model, waiting, options)
-            waiting, n_atoms = [], 0
-    yield from _flush(model, waiting, options)
-
-
-def _flush(
-    model: ConsistentModel, waiting: Sequence[tuple[MoleculeInput, Samples | Failure]], options: ConformerOptions
-) -> Iterator[ConformerResult]:
-    batch = [outcome for _, outcome in waiting if isinstance(outcome, Samples)]
-    outcomes = iter(_ensembles(model, batch, options))
-    for entry, waited in waiting:
-        outcome = waited if isinstance(waited, Failure) else next(outcomes)
-        if isinstance(outcome, ConsistentCalcError):
-            outcome = Failure(outcome.reason, str(outcome))
-        if isinstance(outcome, Failure):
-            yield ConformerResult(entry.id, entry.name, entry.smiles, failure=outcome)
-        else:
-            yield ConformerResult(entry.id, entry.name, entry.smiles, ensemble=outcome)
-
-
-def _ensembles(
-    model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions
-) -> list[ConformerEnsemble | ConsistentCalcError]:
-    """Denoises and relaxes all molecules together; an ensemble or an error for each."""
-    if not batch:
-        return []
-    try:
-        if options.denoise:
-            refine_samples(model, batch, options)
-        relaxations = relax_samples(model, batch, options)
-    except ConsistentCalcError as error:
-        # One molecule must not take the others with it: find it by running each alone.
-        return [error] if len(batch) == 1 else [_ensembles(model, [samples], options)[0] for samples in batch]
-    level = options.level or model.levels[0]
-    outcomes: list[ConformerEnsemble | ConsistentCalcError] = []
-    for samples, relaxation in zip(batch, relaxations, strict=True):
-        try:
-            outcomes.append(choose(samples, relaxation, options, level))
-        except ConformerError as error:
-            outcomes.append(error)
-    return outcomes

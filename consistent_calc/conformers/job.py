@@ -1,0 +1,275 @@
+"""Conformers of many molecules to a file: streamed, resumable, on one process, many, or a Dask cluster.
+
+Results reach the disk as they come. Every molecule leaves exactly one trace: its conformers in the SDF, or a row in the
+table of failures; a resumed job skips the molecules that have left one.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from consistent_calc.conformers.generate import ConformerOptions
+from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules
+from consistent_calc.conformers.result import ConformerResult
+from consistent_calc.conformers.stream import stream
+from consistent_calc.errors import ConfigurationError, DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+    from consistent_calc.model import ConsistentModel
+
+#: Molecules that are worked on together: they share batches, and their results reach the disk together.
+CHUNK = 4
+#: Chunks on their way for each worker.
+AHEAD = 3
+
+_COLUMNS = ("id", "name", "smiles", "reason", "message")
+
+
+@dataclass
+class JobReport:
+    """What a job did.
+
+    Attributes:
+        skipped: molecules that an earlier run had done.
+        written: molecules with conformers.
+        failed: molecules without, by reason.
+    """
+
+    skipped: int = 0
+    written: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_failed(self) -> int:
+        """Molecules without conformers."""
+        return sum(self.failed.values())
+
+
+def run_conformer_job(
+    sources: str | Path | Mol | Iterable[str | Path | Mol],
+    output: str | Path,
+    options: ConformerOptions,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    on_result: Callable[[ConformerResult], None] | None = None,
+) -> JobReport:
+    """Makes conformers of all molecules and writes them as they come.
+
+    Args:
+        sources: see :func:`consistent_calc.conformers.read_molecules`.
+        output: SDF file; the failures go to the file with ``.failures.csv`` appended to its name.
+        options: of the generation.
+        checkpoint: None is the shipped one.
+        device: of every process.
+        workers: processes on this machine, each with one thread; one means this process.
+        scheduler: address of a running Dask scheduler, whose workers do the work instead.
+        resume: keep what an earlier run of the same job has written, and do the rest.
+        on_result: called with each result after it was written.
+
+    Returns:
+        Counts. Interrupted by an exception, all results so far are on disk.
+
+    Raises:
+        ConfigurationError: impossible options, or an unreachable scheduler.
+        DataError: the files of the earlier run cannot be continued.
+        MissingDependencyError: several workers need Dask.
+    """
+    output = Path(output)
+    failures = output.with_name(output.name + ".failures.csv")
+    if workers < 1:
+        raise ConfigurationError(f"workers must be at least 1, got {workers}.")
+    done = finished_ids(output, failures) if resume else set()
+    report = JobReport()
+    model = load(checkpoint, device)
+    model.level_index(options.level)
+
+    def waiting() -> Iterator[MoleculeInput]:
+        for entry in read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo):
+            if entry.id in done:
+                report.skipped += 1
+            else:
+                yield entry
+
+    with ExitStack() as stack:
+        if workers == 1 and scheduler is None:
+            results = itertools.chain.from_iterable(stream(model, part, options) for part in _chunks(waiting()))
+        else:
+            client = stack.enter_context(_client(workers, scheduler))
+            results = _distributed(client, waiting(), options, checkpoint, device)
+        mode = "a" if done else "w"
+        sdf: TextIO = stack.enter_context(output.open(mode, encoding="utf-8"))  # type: ignore[assignment]
+        table_file = stack.enter_context(failures.open(mode, encoding="utf-8", newline=""))
+        table = csv.writer(table_file)
+        if not done:
+            table.writerow(_COLUMNS)
+        for result in results:
+            _write(result, sdf, table, report)
+            sdf.flush()
+            table_file.flush()
+            if on_result is not None:
+                on_result(result)
+    if not report.failed and not done:
+        failures.unlink()
+    return report
+
+
+def _chunks(entries: Iterator[MoleculeInput]) -> Iterator[list[MoleculeInput]]:
+    return iter(lambda: list(itertools.islice(entries, CHUNK)), [])
+
+
+def _write(result: ConformerResult, sdf: TextIO, table: Any, report: JobReport) -> None:
+    if result.ensemble is not None:
+        result.ensemble.write_sdf(sdf)
+        report.written += 1
+        return
+    assert result.failure is not None
+    table.writerow((result.id, result.name, result.smiles, result.failure.reason, result.failure.message))
+    report.failed[result.failure.reason] = report.failed.get(result.failure.reason, 0) + 1
+
+
+@lru_cache(maxsize=2)
+def load(checkpoint: str | Path | None, device: str) -> ConsistentModel:
+    """The model, once a process."""
+    from consistent_calc.checkpoint import load_model
+
+    return load_model(checkpoint, device=device)
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+def finished_ids(output: Path, failures: Path) -> set[str]:
+    """Ids of the molecules that an earlier run has finished; what it left half-written is cut off.
+
+    Raises:
+        DataError: the SDF was not written by such a job.
+    """
+    done: set[str] = set()
+    if output.exists():
+        complete, end = _complete_molecules(output)
+        os.truncate(output, end)
+        done |= complete
+    if failures.exists():
+        text = failures.read_text(encoding="utf-8")
+        # A row that was cut short has no line end.
+        whole = text[: text.rfind("\n") + 1]
+        failures.write_text(whole, encoding="utf-8")
+        done |= {row["id"] for row in csv.DictReader(whole.splitlines(keepends=True)) if row.get("message")}
+    return done
+
+
+def _complete_molecules(path: Path) -> tuple[set[str], int]:
+    """Ids of the molecules all of whose conformers are in an SDF, and the byte where the last of them ends."""
+    done: set[str] = set()
+    end = position = 0
+    tags: dict[str, str] = {}
+    name = ""
+    with path.open("rb") as file:
+        for line in file:
+            position += len(line)
+            text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+            if name:
+                tags[name], name = text, ""
+            elif text.startswith(">"):
+                name = text.partition("<")[2].partition(">")[0]
+            elif text == "$$$$" and line.endswith(b"\n"):
+                if not {"id", "conformer", "n"} <= set(tags):
+                    raise DataError(
+                        f"{path} was not written by such a job, so it cannot be continued; use another file."
+                    )
+                if tags["conformer"] == tags["n"]:
+                    done.add(tags["id"])
+                    end = position
+                tags = {}
+    return done, end
+
+
+# ---------------------------------------------------------------------- many workers
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
+    """A Dask client: of a running scheduler, or of worker processes on this machine."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise MissingDependencyError("Several workers need Dask: pip install 'consistent_calc[dask]'.") from None
+    if scheduler is not None:
+        try:
+            with Client(scheduler, timeout="20s") as client:
+                yield client
+        except (OSError, TimeoutError) as error:
+            raise ConfigurationError(f"No Dask scheduler answers at {scheduler!r}: {error}") from None
+        return
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _distributed(
+    client: Any,
+    entries: Iterator[MoleculeInput],
+    options: ConformerOptions,
+    checkpoint: str | Path | None,
+    device: str,
+) -> Iterator[ConformerResult]:
+    """Results in the order in which they come.
+
+    Dask runs the tasks of a dead worker again elsewhere. A chunk that takes down one worker after another is cut into
+    its molecules, and the one that does it alone becomes a failure.
+    """
+    from distributed import as_completed
+
+    where = None if checkpoint is None else str(Path(checkpoint).resolve())
+
+    def submit(chunk: list[MoleculeInput]) -> Any:
+        future = client.submit(_work, chunk, options, where, device, pure=False, retries=1)
+        chunks[future.key] = chunk
+        return future
+
+    chunks: dict[str, list[MoleculeInput]] = {}
+    parts = _chunks(entries)
+    n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    running = as_completed([submit(c) for c in itertools.islice(parts, AHEAD * n_workers)])
+    for future in running:
+        chunk = chunks.pop(future.key)
+        error = future.exception()
+        if error is None:
+            yield from future.result()
+        elif len(chunk) > 1:
+            for entry in chunk:
+                running.add(submit([entry]))
+        else:
+            message = f"The worker failed or died on this molecule: {error!r}"
+            yield ConformerResult(
+                chunk[0].id, chunk[0].name, chunk[0].smiles, failure=Failure("worker_failed", message)
+            )
+        following = next(parts, None)
+        if following is not None:
+            running.add(submit(following))
+
+
+def _work(
+    chunk: list[MoleculeInput], options: ConformerOptions, checkpoint: str | None, device: str
+) -> list[ConformerResult]:
+    """Runs on a worker."""
+    import torch
+
+    torch.set_num_threads(1)
+    return list(stream(load(checkpoint, device), chunk, options))

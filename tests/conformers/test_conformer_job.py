@@ -1,0 +1,103 @@
+"""Jobs over many molecules: everything leaves one trace on the disk, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+
+import job_workers
+import pytest
+from rdkit import Chem
+
+from consistent_calc.conformers import ConformerOptions, job, run_conformer_job
+from consistent_calc.errors import ConfigurationError, DataError, UnknownLevelError
+
+SMILES = ["OCCO diol", "C1CC broken", "C[C@H](N)C(=O)O alanine", "CCO", "OCCCO propanediol", "CC=O"]
+OPTIONS = ConformerOptions(n=2, denoise=False)
+
+
+@pytest.fixture
+def model(force_field, monkeypatch):
+    """The stand-in in the place of the shipped model."""
+    stand_in = force_field("OCCO", "CC(N)C(=O)O", "CCO", "OCCCO", "CC=O")
+    stand_in.level_index = lambda level: {None: 0, "MMFF94s": 0}[level]
+    monkeypatch.setattr(job, "load", lambda checkpoint, device: stand_in)
+    return stand_in
+
+
+def traces(output):
+    """Ids in the SDF (one entry a conformer) and in the table of failures."""
+    failures = output.with_name(output.name + ".failures.csv")
+    rows = list(csv.DictReader(failures.open())) if failures.exists() else []
+    mols = list(Chem.SDMolSupplier(str(output), removeHs=False)) if output.stat().st_size else []
+    return [m.GetProp("id") for m in mols], {r["id"]: r["reason"] for r in rows}
+
+
+def test_every_molecule_leaves_one_trace(model, tmp_path):
+    output, seen = tmp_path / "out.sdf", []
+    report = run_conformer_job(SMILES, output, OPTIONS, on_result=seen.append)
+    ids, failures = traces(output)
+    assert (report.written, report.failed, report.skipped) == (5, {"invalid_smiles": 1}, 0)
+    assert failures == {"molecule_2": "invalid_smiles"}
+    assert set(ids) == {"diol", "alanine", "molecule_4", "propanediol", "molecule_6"}
+    assert [r.id for r in seen] == ["diol", "molecule_2", "alanine", "molecule_4", "propanediol", "molecule_6"]
+
+
+def test_without_failures_there_is_no_table(model, tmp_path):
+    run_conformer_job("CCO", tmp_path / "out.sdf", OPTIONS)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.sdf"]
+
+
+def test_an_interrupted_job_keeps_what_it_has_and_goes_on(model, tmp_path):
+    output = tmp_path / "out.sdf"
+
+    def interrupt(result):
+        if result.id == "molecule_4":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_conformer_job(SMILES, output, OPTIONS, on_result=interrupt)
+    assert set(traces(output)[0]) == {"diol", "alanine", "molecule_4"}
+    report = run_conformer_job(SMILES, output, OPTIONS, resume=True)
+    assert (report.skipped, report.written, report.n_failed) == (4, 2, 0)
+    run_conformer_job(SMILES, tmp_path / "whole.sdf", OPTIONS)
+    assert output.read_text() == (tmp_path / "whole.sdf").read_text()
+    assert traces(output)[1] == {"molecule_2": "invalid_smiles"}
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.3, 0.55, 0.8, 0.999])
+def test_a_file_cut_anywhere_is_continued(model, tmp_path, fraction):
+    whole, output = tmp_path / "whole.sdf", tmp_path / "out.sdf"
+    run_conformer_job(SMILES, whole, OPTIONS)
+    content = whole.read_bytes()
+    output.write_bytes(content[: int(fraction * len(content))])
+    run_conformer_job(SMILES, output, OPTIONS, resume=True)
+    assert output.read_bytes() == content
+
+
+def test_a_foreign_file_is_not_continued(model, tmp_path):
+    output = tmp_path / "out.sdf"
+    Chem.SDWriter(str(output)).write(Chem.MolFromSmiles("CCO"))
+    before = output.read_text()
+    with pytest.raises(DataError, match="not written by such a job"):
+        run_conformer_job(SMILES, output, OPTIONS, resume=True)
+    assert output.read_text() == before
+
+
+def test_impossible_options(model, tmp_path):
+    with pytest.raises(ConfigurationError, match="workers"):
+        run_conformer_job("CCO", tmp_path / "out.sdf", OPTIONS, workers=0)
+
+
+def test_an_unknown_level_is_an_error_of_the_job(tmp_path):
+    with pytest.raises(UnknownLevelError):
+        run_conformer_job("CCO", tmp_path / "out.sdf", ConformerOptions(level="HF"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dead_workers_cost_only_the_molecule_that_kills_them(model, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(job, "_work", job_workers.work)
+    smiles = ["OCCO", "CCO", "N", "CC=O", "OCCCO", "C1CC", "CCO", "OCCO"]
+    report = run_conformer_job(smiles, tmp_path / "out.sdf", ConformerOptions(seed=5), workers=2)
+    assert report.failed == {"polite": 7, "worker_failed": 1}
+    assert len(traces(tmp_path / "out.sdf")[1]) == len(smiles)
