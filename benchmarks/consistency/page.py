@@ -24,9 +24,10 @@ METRICS = {
     "angle_mae_deg": ("accurate", "angles (deg)", 2),
     "torsion_mae_deg": ("accurate", "torsions (deg)", 1),
     "gap_model_meV_per_atom": (None, "gap, own model (meV/atom)", 0),
-    "gap_oracle_meV_per_atom": (None, "gap, oracle (meV/atom)", 0),
+    "gap_oracle_meV_per_atom": (None, "gap, oracle (meV/atom)", 1),
+    "shift_to_accurate": (None, "shift (0 PM6, 1 accurate)", 2),
 }
-MODES = {"denoising": "One denoising step (Denoising)", "many_step": "Many steps (DDIM)"}
+MODES = {"denoising": "One denoising step (Denoising)", "many_step": "Many steps (DDIM)", "refined": "Refined from PM6"}
 
 
 def write_page(cells: list[Any], controls: list[Any], compare: Any, interval: Any, path: Path) -> None:

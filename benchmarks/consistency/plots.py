@@ -23,7 +23,7 @@ PANELS = (
 
 def write_plots(cells: list[Any], results: Path) -> None:
     """One figure a test mode, and one of the energies."""
-    for mode in ("denoising", "many_step"):
+    for mode in ("denoising", "many_step", "refined"):
         keys = [(f"{mode}/accurate/{k}", label) for k, label in PANELS]
         keys.append((f"{mode}/gap_oracle_meV_per_atom", "energy above the minimum (meV/atom, oracle)"))
         keys.append((f"{mode}/shift_to_accurate", "bond lengths: 0 = PM6, 1 = accurate"))

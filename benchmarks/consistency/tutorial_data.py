@@ -1,6 +1,6 @@
 """The small data of the tutorial on consistency: the smaller molecules of the experiment.
 
-    python benchmarks/consistency/tutorial_data.py        # after data.py; writes tutorials/data/
+python benchmarks/consistency/tutorial_data.py        # after data.py; writes tutorials/data/
 """
 
 from __future__ import annotations
