@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consistent_calc.conformers.generate import ConformerOptions, embed
+from consistent_calc.conformers.generate import ConformerOptions
 from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules
 from consistent_calc.conformers.job import JobReport, run_conformer_job
 from consistent_calc.conformers.result import ConformerEnsemble, ConformerResult
-from consistent_calc.conformers.stream import ensembles, stream
+from consistent_calc.conformers.stream import ensembles, start, stream
 from consistent_calc.errors import ConsistentCalcError, MoleculeInputError, UnknownLevelError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def generate_conformers(
     n_steps: int = 8,
     embed_timeout: int = 60,
     max_atoms_per_batch: int = 4096,
+    method: str = "seeds",
 ) -> ConformerEnsemble:
     """The ``n`` lowest distinct conformers that were found of one molecule, relaxed and ranked.
 
@@ -70,6 +71,8 @@ def generate_conformers(
         n_steps: of the refinement.
         embed_timeout: seconds ETKDG may take for each sample.
         max_atoms_per_batch: bound on the memory of the relaxation.
+        method: ``"seeds"``: ETKDG geometries, refined; ``"noise"``: pure noise, in many steps; ``"denoising"``: pure
+            noise, in a single step (the last two need no ETKDG, and a model trained at high noise).
 
     Raises:
         MoleculeInputError: the molecule cannot be used; ``error.reason`` tells why.
@@ -89,6 +92,7 @@ def generate_conformers(
         n_steps=n_steps,
         embed_timeout=embed_timeout,
         max_atoms_per_batch=max_atoms_per_batch,
+        method=method,
     )
     return _single(_model(model, device, level), source, options)
 
@@ -111,6 +115,7 @@ def generate_many(
     n_steps: int = 8,
     embed_timeout: int = 60,
     max_atoms_per_batch: int = 4096,
+    method: str = "seeds",
     enumerate_stereo: bool = False,
 ) -> Iterator[ConformerResult]:
     """One result an input (or stereoisomer), in order, as they come; a bad input gives a result with a typed failure.
@@ -140,6 +145,7 @@ def generate_many(
         n_steps=n_steps,
         embed_timeout=embed_timeout,
         max_atoms_per_batch=max_atoms_per_batch,
+        method=method,
         enumerate_stereo=enumerate_stereo,
     )
     chosen = _model(model, device, level)
@@ -169,7 +175,7 @@ def _single(model: ConsistentModel, source: str | Path | Mol, options: Conformer
         error = MoleculeInputError(entry.failure.message)
         error.reason = entry.failure.reason
         raise error
-    (outcome,) = ensembles(model, [embed(entry, options)], options)
+    (outcome,) = ensembles(model, [start(entry, options)], options)
     if isinstance(outcome, ConsistentCalcError):
         raise outcome
     return outcome

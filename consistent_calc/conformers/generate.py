@@ -1,4 +1,4 @@
-"""From molecules to conformers: ETKDG seeds, denoising, relaxation, checks, deduplication and ranking.
+"""From molecules to conformers: ETKDG seeds, relaxation, checks, deduplication and ranking (denoising: ``sample``).
 
 Every molecule's random numbers derive from its canonical SMILES and the seed alone, so that its result does not depend
 on what else is in the batch.
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: Samples for each conformer asked for, and at least so many more: some relax into the same minimum.
 OVERSAMPLING = 1.5
 MORE = 4
+#: Where samples come from: ETKDG seeds that are refined, or noise, in many steps or in one.
+METHODS = ("seeds", "noise", "denoising")
 #: Seeds that must not all fail before the others are tried.
 PROBES = 3
 
@@ -58,12 +60,15 @@ class ConformerOptions:
     embed_timeout: int = 60
     max_atoms_per_batch: int = 4096
     enumerate_stereo: bool = False
+    method: str = "seeds"
 
     def __post_init__(self) -> None:
         for name in ("n", "seed", "max_steps", "n_steps", "embed_timeout", "max_atoms_per_batch"):
             value = getattr(self, name)
             if not hasattr(value, "__index__") or isinstance(value, bool):
                 raise ConfigurationError(f"{name} must be an integer, got {value!r}.")
+        if self.method not in METHODS:
+            raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
         positive = ("n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout")
         for name in (*positive, "max_atoms_per_batch"):
             if not getattr(self, name) > 0:
@@ -74,12 +79,16 @@ class ConformerOptions:
 
 @dataclass(eq=False)
 class Samples:
-    """One molecule on its way through the steps; ``mol`` holds the current geometries as conformers ``0 .. k-1``."""
+    """One molecule on its way through the steps; ``mol`` holds the current geometries as conformers ``0 .. k-1``.
+
+    ``from_noise``: the geometries are still to come from the structure head.
+    """
 
     input: MoleculeInput
     mol: Mol
     counts: Counter[str]
     notes: list[str]
+    from_noise: bool = False
     check: GeometryCheck = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,7 +113,7 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     if entry.mol is None:
         raise ConformerError("An input that failed has no molecule to embed.", "embedding_failed")
     mol = Chem.Mol(entry.mol)
-    wanted = max(options.n + MORE, round(OVERSAMPLING * options.n))
+    wanted = n_samples(options)
     counts: Counter[str] = Counter(requested=wanted)
     parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs give its attributes a wrong type
     parameters.randomSeed = derived_seed(options.seed, entry.smiles, "etkdg")
@@ -133,8 +142,22 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     counts["embedded"] = mol.GetNumConformers()
     if counts["embedded"] == 0:
         raise _embedding_error(causes, counts, options)
-    _renumber(mol)
+    renumber(mol)
     return Samples(entry, mol, counts, notes)
+
+
+def without_seeds(entry: MoleculeInput, options: ConformerOptions) -> Samples:
+    """As many samples as :func:`embed` makes, with all atoms at one place: their positions come from noise."""
+    assert entry.mol is not None
+    wanted = n_samples(options)
+    nowhere = torch.zeros(entry.mol.GetNumAtoms(), 3, dtype=torch.float64)
+    mol = with_conformers(entry.mol, [nowhere] * wanted)
+    return Samples(entry, mol, Counter(requested=wanted), list(entry.notes), from_noise=True)
+
+
+def n_samples(options: ConformerOptions) -> int:
+    """Samples made for the conformers asked for."""
+    return max(options.n + MORE, round(OVERSAMPLING * options.n))
 
 
 def _embed_seeds(mol: Mol, n: int, parameters: Any) -> None:
@@ -166,59 +189,13 @@ def _embedding_error(causes: Counter[str], counts: Counter[str], options: Confor
     )
 
 
-def _renumber(mol: Mol) -> None:
+def renumber(mol: Mol) -> None:
     """Gives the conformers the ids ``0 .. k-1``."""
     for k, conformer in enumerate(list(mol.GetConformers())):
         conformer.SetId(k)
 
 
-# ---------------------------------------------------------------------- 2. denoising
-
-
-def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
-    """Replaces the seeds by denoised samples; a sample that breaks the molecule falls back to its seed."""
-    from consistent_calc.diffusion.samplers import refine
-
-    structures = StructureBatch.from_rdkit([samples.mol for samples in batch])
-    sizes = structures.counts.tolist()
-    seeds = [
-        derived_seed(options.seed, samples.input.smiles, f"noise {k}")
-        for samples in batch
-        for k in range(samples.mol.GetNumConformers())
-    ]
-    refined: list[Tensor] = []
-    for part in _parts(sizes, options.max_atoms_per_batch):
-        some = structures.select(part).to(model.device, model.dtype)
-        noise = [seeds[i] for i in part]
-        x = refine(model, some, sigma_start=options.sigma_start, n_steps=options.n_steps, seeds=noise)
-        refined.extend(x.detach().cpu().double().split([sizes[i] for i in part]))
-    results = iter(refined)
-    for samples in batch:
-        for conformer in samples.mol.GetConformers():
-            x = next(results)
-            problem = samples.check.problem(x)
-            if problem is None:
-                conformer.SetPositions(x.numpy())
-            samples.counts["denoised" if problem is None else f"denoising_{problem}"] += 1
-        fallen = sum(n for name, n in samples.counts.items() if name.startswith("denoising_"))
-        if fallen:
-            samples.notes.append(f"{fallen} samples fell back to their ETKDG seed after denoising")
-
-
-def _parts(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
-    """Splits structures into consecutive groups of at most ``max_atoms`` atoms, or of one structure."""
-    parts: list[list[int]] = [[]]
-    total = 0
-    for i, size in enumerate(sizes):
-        if parts[-1] and total + size > max_atoms:
-            parts.append([])
-            total = 0
-        parts[-1].append(i)
-        total += size
-    return parts
-
-
-# ---------------------------------------------------------------------- 3. relaxation
+# ---------------------------------------------------------------------- 2. relaxation
 
 
 def relax_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> list[Relaxation]:
@@ -249,7 +226,7 @@ def relax_samples(model: ConsistentModel, batch: Sequence[Samples], options: Con
     return parts
 
 
-# ---------------------------------------------------------------------- 4. choice
+# ---------------------------------------------------------------------- 3. choice
 
 
 def choose(samples: Samples, relaxation: Relaxation, options: ConformerOptions, level: str) -> ConformerEnsemble:
@@ -273,7 +250,7 @@ def choose(samples: Samples, relaxation: Relaxation, options: ConformerOptions, 
         listed = ", ".join(f"{name} {n}" for name, n in losses.items())
         raise ConformerError(f"No sample survived its relaxation ({listed}). {message}".strip(), reason)
     rows = torch.tensor(survivors)
-    mol = _with_conformers(samples.mol, [relaxed[k] for k in survivors])
+    mol = with_conformers(samples.mol, [relaxed[k] for k in survivors])
     chosen = unique_conformers(mol, relaxation.energy[rows].tolist(), rmsd=options.rmsd_threshold)
     counts["duplicates"] = len(survivors) - len(chosen)
     energies = relative_energies(relaxation.energy[rows[chosen]])
@@ -292,8 +269,8 @@ def _ensemble(
     relaxed = relaxation.batch.positions.cpu().split(relaxation.batch.counts.tolist())
     generated = conformer_positions(samples.mol)
     energies, entry = relaxation.energy[kept], samples.input
-    mol = _with_conformers(samples.mol, [relaxed[k] for k in kept])
-    pairs = heavy_atoms(_with_conformers(samples.mol, [x for k in kept for x in (generated[k], relaxed[k])]))
+    mol = with_conformers(samples.mol, [relaxed[k] for k in kept])
+    pairs = heavy_atoms(with_conformers(samples.mol, [x for k in kept for x in (generated[k], relaxed[k])]))
     moved = [best_rmsd(pairs, 2 * k, 2 * k + 1) for k in range(len(kept))]
     return ConformerEnsemble(
         id=entry.id,
@@ -315,9 +292,8 @@ def _ensemble(
 def _closing_notes(samples: Samples, relaxation: Relaxation, kept: list[int], options: ConformerOptions) -> list[str]:
     notes = []
     if len(kept) < options.n:
-        notes.append(
-            f"{len(kept)} distinct conformers found in {samples.counts['embedded']} samples; {options.n} asked"
-        )
+        made = samples.counts["embedded"] or samples.counts["sampled"]
+        notes.append(f"{len(kept)} distinct conformers found in {made} samples; {options.n} asked")
     lost = samples.counts["stereo_changed"] + samples.counts["bonds_changed"]
     if lost:
         notes.append(f"{lost} samples were dropped because relaxation changed their stereochemistry or bonds")
@@ -327,7 +303,7 @@ def _closing_notes(samples: Samples, relaxation: Relaxation, kept: list[int], op
     return notes
 
 
-def _with_conformers(mol: Mol, positions: Sequence[Tensor]) -> Mol:
+def with_conformers(mol: Mol, positions: Sequence[Tensor]) -> Mol:
     """A copy of the molecule with exactly these conformers, ids ``0 .. k-1``."""
     out = Chem.Mol(mol)
     out.RemoveAllConformers()

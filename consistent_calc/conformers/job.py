@@ -106,7 +106,9 @@ def run_conformer_job(
 
     with ExitStack() as stack:
         if workers == 1 and scheduler is None:
-            results = itertools.chain.from_iterable(stream(model, part, options) for part in _chunks(waiting()))
+            results: Iterator[ConformerResult] = itertools.chain.from_iterable(
+                stream(model, part, options) for part in _chunks(waiting())
+            )
         else:
             client = stack.enter_context(_client(workers, scheduler))
             results = _distributed(client, waiting(), options, checkpoint, device)

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from consistent_calc.conformers.generate import ConformerOptions, Samples, choose, embed, refine_samples, relax_samples
+from consistent_calc.conformers.generate import (
+    ConformerOptions,
+    Samples,
+    choose,
+    embed,
+    relax_samples,
+    without_seeds,
+)
 from consistent_calc.conformers.input import Failure, MoleculeInput
 from consistent_calc.conformers.result import ConformerEnsemble, ConformerResult
+from consistent_calc.conformers.sample import refine_samples, sample_from_noise
 from consistent_calc.errors import ConformerError, ConsistentCalcError
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ def stream(
             outcome = entry.failure
         else:
             try:
-                outcome = embed(entry, options)
+                outcome = start(entry, options)
                 n_atoms += outcome.mol.GetNumAtoms() * outcome.mol.GetNumConformers()
             except ConformerError as error:
                 outcome = Failure(error.reason, str(error))
@@ -59,17 +67,40 @@ def ensembles(
     if not batch:
         return []
     try:
-        if options.denoise:
-            refine_samples(model, batch, options)
-        relaxations = relax_samples(model, batch, options)
+        seeded = [samples for samples in batch if not samples.from_noise]
+        if options.denoise and seeded:
+            refine_samples(model, seeded, options)
+        sample_from_noise(model, [samples for samples in batch if samples.from_noise], options)
+        alive = [samples for samples in batch if samples.mol.GetNumConformers() > 0]
+        relaxed = relax_samples(model, alive, options) if alive else []
+        relaxations = dict(zip(map(id, alive), relaxed, strict=True))
     except ConsistentCalcError as error:
         # One molecule must not take the others with it: find it by running each alone.
         return [error] if len(batch) == 1 else [ensembles(model, [samples], options)[0] for samples in batch]
     level = options.level or model.levels[0]
     outcomes: list[ConformerEnsemble | ConsistentCalcError] = []
-    for samples, relaxation in zip(batch, relaxations, strict=True):
+    for samples in batch:
         try:
-            outcomes.append(choose(samples, relaxation, options, level))
+            if id(samples) not in relaxations:
+                raise _sampling_error(samples)
+            outcomes.append(choose(samples, relaxations[id(samples)], options, level))
         except ConformerError as error:
             outcomes.append(error)
     return outcomes
+
+
+def start(entry: MoleculeInput, options: ConformerOptions) -> Samples:
+    """The samples of a molecule before the structure head has seen them.
+
+    Raises:
+        ConformerError: ETKDG finds no geometry.
+    """
+    return embed(entry, options) if options.method == "seeds" else without_seeds(entry, options)
+
+
+def _sampling_error(samples: Samples) -> ConformerError:
+    tally = ", ".join(f"{name} {n}" for name, n in samples.counts.items() if name.startswith("sampling_"))
+    return ConformerError(
+        f"No sample from noise became the molecule ({tally}). Try more samples (n), or the method seeds.",
+        "sampling_failed",
+    )

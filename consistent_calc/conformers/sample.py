@@ -1,0 +1,96 @@
+"""The structure head at work: seeds are refined, or structures made from noise, and checked.
+
+Sample k of a molecule draws its own random numbers, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from consistent_calc.conformers.generate import ConformerOptions, Samples, derived_seed, renumber
+from consistent_calc.structures import StructureBatch
+
+if TYPE_CHECKING:
+    from consistent_calc.model import ConsistentModel
+
+#: Steps of the sampler from noise, unless it takes one step only.
+NOISE_STEPS = 16
+#: Times that new noise is tried for a sample that has not become the molecule.
+ROUNDS = 3
+
+
+def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
+    """Replaces the seeds by denoised samples; a sample that breaks the molecule falls back to its seed."""
+    from consistent_calc.diffusion.samplers import refine
+
+    structures = StructureBatch.from_rdkit([samples.mol for samples in batch])
+    sizes = structures.counts.tolist()
+    seeds = [
+        derived_seed(options.seed, samples.input.smiles, f"noise {k}")
+        for samples in batch
+        for k in range(samples.mol.GetNumConformers())
+    ]
+    refined: list[Tensor] = []
+    for part in _parts(sizes, options.max_atoms_per_batch):
+        some = structures.select(part).to(model.device, model.dtype)
+        noise = [seeds[i] for i in part]
+        x = refine(model, some, sigma_start=options.sigma_start, n_steps=options.n_steps, seeds=noise)
+        refined.extend(x.detach().cpu().double().split([sizes[i] for i in part]))
+    results = iter(refined)
+    for samples in batch:
+        for conformer in samples.mol.GetConformers():
+            x = next(results)
+            problem = samples.check.problem(x)
+            if problem is None:
+                conformer.SetPositions(x.numpy())
+            samples.counts["denoised" if problem is None else f"denoising_{problem}"] += 1
+        fallen = sum(n for name, n in samples.counts.items() if name.startswith("denoising_"))
+        if fallen:
+            samples.notes.append(f"{fallen} samples fell back to their ETKDG seed after denoising")
+
+
+def sample_from_noise(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
+    """Makes the samples of molecules that have no seeds; those that never become the molecule are removed."""
+    from consistent_calc.diffusion.samplers import from_noise
+
+    missing = [(samples, c) for samples in batch for c in samples.mol.GetConformers()]
+    n_steps = 1 if options.method == "denoising" else NOISE_STEPS
+    for attempt in range(ROUNDS):
+        if not missing:
+            break
+        left = []
+        sizes = [samples.mol.GetNumAtoms() for samples, _ in missing]
+        for part in _parts(sizes, options.max_atoms_per_batch):
+            chosen = [missing[i] for i in part]
+            graphs = {id(s): StructureBatch.from_rdkit(s.mol)[0] for s, _ in chosen}
+            structures = StructureBatch.concatenate([graphs[id(s)] for s, _ in chosen]).to(model.device, model.dtype)
+            seeds = [derived_seed(options.seed, s.input.smiles, f"from noise {c.GetId()} {attempt}") for s, c in chosen]
+            found = from_noise(model, structures, n_steps=n_steps, seeds=seeds).detach().cpu().double()
+            for (samples, conformer), x in zip(chosen, found.split([sizes[i] for i in part]), strict=True):
+                problem = samples.check.problem(x)
+                samples.counts["sampled" if problem is None else f"sampling_{problem}"] += 1
+                if problem is None:
+                    conformer.SetPositions(x.numpy())
+                else:
+                    left.append((samples, conformer))
+        missing = left
+    for samples, conformer in missing:
+        samples.mol.RemoveConformer(conformer.GetId())
+    for samples in batch:
+        renumber(samples.mol)
+
+
+def _parts(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
+    """Splits structures into consecutive groups of at most ``max_atoms`` atoms, or of one structure."""
+    parts: list[list[int]] = [[]]
+    total = 0
+    for i, size in enumerate(sizes):
+        if parts[-1] and total + size > max_atoms:
+            parts.append([])
+            total = 0
+        parts[-1].append(i)
+        total += size
+    return parts
