@@ -2,6 +2,7 @@
 
 * descent: does the learned energy, followed downhill from the PM6 geometry, lead to the accurate minimum? If it does
   not, consistency has nothing to teach;
+* labelled step: the Newton step of the optimality loss with the labelled forces, the best that it can teach;
 * relaxation: the same energy head relaxes the baseline's own predictions: the obvious competitor of consistency, which
   pays at every prediction instead of once in training.
 """
@@ -14,7 +15,9 @@ from evaluate import BATCH, LEVEL, MODES, N_SAMPLES, oracle_gap, sample
 from testset import Array, Molecule, geometry_errors, shift
 
 from consistent_calc import StructureBatch, relax
+from consistent_calc.data import Dataset
 from consistent_calc.labelling.engine import Engine
+from consistent_calc.losses.optimality import nearby_minimum
 from consistent_calc.model import ConsistentModel
 
 #: Evaluations of energy and forces a relaxation may take. Eight Heun steps are 15 evaluations of the denoiser.
@@ -28,6 +31,23 @@ def descent(model: ConsistentModel, molecules: list[Molecule], oracle: Engine | 
         found = _relaxed(model, [m.pm6 for m in molecules], molecules, steps)
         out |= _errors(f"descent_{steps}", found, molecules, oracle)
     return out
+
+
+def labelled_step(data: Dataset, molecules: list[Molecule], max_step: float) -> dict[str, Array]:
+    """Errors of PM6 structures after the Newton step of the loss, with labelled in the place of learned forces.
+
+    Args:
+        data: accurate labels at the PM6 structures.
+        molecules: those to move.
+        max_step: as in training, Angstrom.
+    """
+    rows = {str(s): i for i, s in enumerate(data.source)}
+    out = []
+    for molecule in molecules:
+        forces = data.batch([rows[molecule.source]])[1].forces
+        assert forces is not None
+        out.append(nearby_minimum(molecule.graph, forces.double(), max_step).numpy())
+    return _errors("labelled_step", out, molecules, None)
 
 
 def relaxation(model: ConsistentModel, molecules: list[Molecule], oracle: Engine | None) -> dict[str, Array]:

@@ -90,14 +90,18 @@ def _table(cells: list[Any], columns: dict[str, tuple[str, int]], compare: Any, 
 
 def _control_table(controls: list[Any], interval: Any) -> list[str]:
     """Structures before and after descent on the learned energy of the baseline."""
-    lines = ["Structures relaxed on the energy head of `multitask` (n: evaluations of energy and forces).\n"]
+    lines = [
+        "Structures relaxed on the energy head of `multitask` (with the number of steps), and PM6 structures after one "
+        "Newton step with the labelled forces.\n"
+    ]
     lines.append("| forces | structure | RMSD (A) | bonds (A) | angles (deg) | gap, oracle (meV/atom) |")
     lines.append("|---|---|---|---|---|---|")
     for cell in controls:
         for name in dict.fromkeys(k.split("/")[0] for k in cell.metrics if "/" in k):
             keys = [f"{name}/accurate/{k}" for k in ("rmsd_A_mean", "bond_mae_A", "angle_mae_deg")]
-            keys.append(f"{name}/gap_oracle_meV_per_atom")
             means = [interval(np.nanmean(cell.metrics[k], axis=1))[0] for k in keys]
-            text = f"{means[0]:.3f} | {means[1]:.4f} | {means[2]:.2f} | {means[3]:.0f}"
+            gap = cell.metrics.get(f"{name}/gap_oracle_meV_per_atom")
+            above = "" if gap is None else f"{interval(np.nanmean(gap, axis=1))[0]:.0f}"
+            text = f"{means[0]:.3f} | {means[1]:.4f} | {means[2]:.2f} | {above}"
             lines.append(f"| {cell.forces} | {name.replace('_', ' ')} | {text} |")
     return [*lines, ""]

@@ -80,6 +80,23 @@ def work(todo: dict[str, Run | tuple[str, int]], arguments: argparse.Namespace) 
             print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
+def write_labelled_step(arguments: argparse.Namespace) -> None:
+    """The control that needs no model, into a folder of its own beside the runs."""
+    from controls import labelled_step
+    from design import NEWTON
+    from evaluate import save
+    from testset import read_molecules
+
+    from consistent_calc.data import Split, Store
+
+    path = arguments.runs / "labelled_none_0" / "controls.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labels = Store(arguments.data / f"at_pm6_{Split.TEST}.h5").read(Split.TEST)
+        molecules = read_molecules(arguments.data, arguments.qm9, Split.TEST, N_MOLECULES)
+        save(path, labelled_step(labels, molecules, NEWTON.max_step))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("datasets/consistency"))
@@ -100,6 +117,7 @@ def main() -> None:
             runs = runs_of_seed(seed, everything=seed < arguments.seeds)
             work({r.name: r for r in runs if not r.fine_tuning}, arguments)
             work({r.name: r for r in runs if r.fine_tuning}, arguments)
+    write_labelled_step(arguments)
     from tables import write_tables
 
     write_tables(arguments.runs, HERE / "results")

@@ -50,7 +50,7 @@ class Cell:
 def read_cells(runs: Path, file: str = "test.npz") -> list[Cell]:
     """All cells that have results."""
     cells = []
-    names = [(v, f, suffix) for suffix in ("", "_finetuned") for f in FORCES for v in OBJECTIVES]
+    names = [(v, f, suffix) for suffix in ("", "_finetuned") for f in FORCES for v in (*OBJECTIVES, "labelled")]
     for variant, forces, suffix in names:
         found = {}
         for path in sorted(runs.glob(f"{variant}_{forces}_*{suffix}/{file}")):
@@ -161,12 +161,12 @@ def _write_controls(runs: Path, path: Path) -> None:
     """Descent from PM6 geometries and relaxation of the baseline's predictions, by force setting."""
     with path.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(("forces", "structure", "test_set", "metric", "mean", "ci_low", "ci_high", "seeds"))
+        table.writerow(("variant", "forces", "structure", "test_set", "metric", "mean", "ci_low", "ci_high", "seeds"))
         for cell in read_cells(runs, "controls.npz"):
             for key, values in cell.metrics.items():
                 test_set, mode, metric = split_name(key)
                 numbers = [f"{x:.5g}" for x in interval(np.nanmean(values, axis=1))]
-                table.writerow((cell.forces, mode, test_set, metric, *numbers, len(cell.seeds)))
+                table.writerow((cell.variant, cell.forces, mode, test_set, metric, *numbers, len(cell.seeds)))
 
 
 def _find(cells: list[Cell], variant: str, forces: str) -> Cell | None:
