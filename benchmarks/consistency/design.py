@@ -136,10 +136,17 @@ def _path(data: Path, name: str) -> str:
     return os.path.normpath(data / name)
 
 
-def runs_of_seed(seed: int, *, everything: bool) -> list[Run]:
+def force_settings(data: Path, *, everything: bool) -> tuple[str, ...]:
+    """The main force settings; with everything, that of DFT too if its labels have been made."""
+    return FORCES if everything and (data / "dft_train.h5").exists() else FORCES[:3]
+
+
+def runs_of_seed(seed: int, data: Path, *, everything: bool) -> list[Run]:
     """Runs of stages 2 and 3 with one seed: all of them, or those of the main comparison."""
+    main = ("multitask", "optimality")
     if not everything:
-        return [Run(v, f, seed) for f in FORCES[:3] for v in ("multitask", "optimality")]
-    runs = [Run(v, f, seed) for f in FORCES[:3] for v in VARIANTS]
+        return [Run(v, f, seed) for f in FORCES[:3] for v in main]
+    settings = force_settings(data, everything=True)
+    runs = [Run(v, f, seed) for f in settings for v in (main if f == "dft" else VARIANTS)]
     runs += [Run(v, "external", seed) for v in ABLATIONS]
-    return runs + [Run(v, "external", seed, fine_tuning=True) for v in ("multitask", "optimality")]
+    return runs + [Run(v, "external", seed, fine_tuning=True) for v in main]

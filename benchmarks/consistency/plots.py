@@ -15,9 +15,9 @@ from design import VARIANTS
 COLORS = dict(zip(VARIANTS, ("#6b7280", "#2563eb", "#d97706", "#059669"), strict=True))
 LABELS = {"none": "no forces", "external": "external forces", "same_level": "same-level forces", "dft": "DFT forces"}
 PANELS = (
-    ("rmsd_A_mean", "heavy-atom RMSD (A)"),
-    ("bond_mae_A", "bond lengths, MAE (A)"),
-    ("angle_mae_deg", "angles, MAE (degrees)"),
+    ("rmsd_A_mean", "heavy-atom RMSD (Å)"),
+    ("bond_mae_A", "bond lengths, MAE (Å)"),
+    ("angle_mae_deg", "angles, MAE (°)"),
 )
 
 
@@ -25,8 +25,8 @@ def write_plots(cells: list[Any], results: Path) -> None:
     """One figure a test mode, and one of the energies."""
     for mode in ("denoising", "many_step", "refined"):
         keys = [(f"{mode}/accurate/{k}", label) for k, label in PANELS]
-        keys.append((f"{mode}/gap_oracle_meV_per_atom", "energy above the minimum (meV/atom, oracle)"))
-        keys.append((f"{mode}/shift_to_accurate", "bond lengths: 0 = PM6, 1 = accurate"))
+        keys.append((f"{mode}/gap_oracle_meV_per_atom", "oracle gap (meV/atom)"))
+        keys.append((f"{mode}/shift_to_accurate", "shift: 0 PM6, 1 accurate"))
         _panels(cells, keys, results / f"{mode}.png")
     keys = [
         ("energy_pm6_mae_meV_per_atom", "energy MAE at PM6 geometries (meV/atom)"),
@@ -36,33 +36,24 @@ def write_plots(cells: list[Any], results: Path) -> None:
 
 
 def _panels(cells: list[Any], keys: list[tuple[str, str]], path: Path) -> None:
-    """Every seed as a point, their mean as a bar."""
+    """Every seed as a point, their mean as a line; the axes do not start at zero."""
     settings = [f for f in LABELS if any(c.forces == f for c in cells)]
-    figure, axes = plt.subplots(1, len(keys), figsize=(3.4 * len(keys), 3.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(keys), figsize=(3.0 * len(keys), 3.6), layout="constrained", squeeze=False)
+    handles: dict[str, Any] = {}
     for axis, (key, label) in zip(axes[0], keys, strict=True):
         for cell in cells:
             if cell.variant not in COLORS or key not in cell.metrics:
                 continue
             x = settings.index(cell.forces) + 0.2 * (VARIANTS.index(cell.variant) - 1.5)
-            values = np.nanmean(cell.metrics[key], axis=1)
-            axis.bar(x, values.mean(), 0.18, color=COLORS[cell.variant], alpha=0.55, label=cell.variant)
-            axis.plot(np.full(len(values), x), values, ".", color="black", markersize=4)
-        axis.set_xticks(range(len(settings)), [LABELS[f] for f in settings], fontsize=8)
+            values, color = np.nanmean(cell.metrics[key], axis=1), COLORS[cell.variant]
+            axis.hlines(values.mean(), x - 0.09, x + 0.09, color=color, linewidth=3)
+            (handles[cell.variant],) = axis.plot(np.full(len(values), x), values, "o", color=color, markersize=4)
+        axis.set_xticks(range(len(settings)), [LABELS[f].replace(" ", "\n") for f in settings], fontsize=8)
+        axis.set_xlim(-0.5, len(settings) - 0.5)
         axis.set_title(label, fontsize=9)
-        low = min((np.nanmean(c.metrics[key], axis=1).min() for c in cells if key in c.metrics), default=0)
-        high = max((np.nanmean(c.metrics[key], axis=1).max() for c in cells if key in c.metrics), default=1)
-        if low > 0:  # differences are small against the values
-            axis.set_ylim(max(0, low - 1.5 * (high - low)), high + 0.15 * (high - low))
+        axis.grid(axis="y", color="#e5e7eb")
         axis.spines[["top", "right"]].set_visible(False)
-    handles = {h.get_label(): h for h in axes[0][0].patches if h.get_label()}
-    for container in axes[0][0].containers:
-        handles.setdefault(container.get_label(), container)
-    figure.legend(
-        [handles[v] for v in VARIANTS if v in handles],
-        [v for v in VARIANTS if v in handles],
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
+    names = [v for v in VARIANTS if v in handles]
+    figure.legend([handles[v] for v in names], names, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

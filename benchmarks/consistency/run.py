@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from design import FORCES, Run, runs_of_seed  # noqa: E402
+from design import Run, force_settings, runs_of_seed  # noqa: E402
 
 N_MOLECULES = 200
 N_CONTROL = 60
@@ -113,8 +113,10 @@ def main() -> None:
     if not arguments.tables_only:
         arguments.runs.mkdir(parents=True, exist_ok=True)
         for seed in range(max(arguments.seeds, arguments.main_seeds)):
-            work({f"stage1_{f}_{seed}": (f, seed) for f in FORCES[:3]}, arguments)
-            runs = runs_of_seed(seed, everything=seed < arguments.seeds)
+            everything = seed < arguments.seeds
+            settings = force_settings(arguments.data, everything=everything)
+            work({f"stage1_{f}_{seed}": (f, seed) for f in settings}, arguments)
+            runs = runs_of_seed(seed, arguments.data, everything=everything)
             work({r.name: r for r in runs if not r.fine_tuning}, arguments)
             work({r.name: r for r in runs if r.fine_tuning}, arguments)
     write_labelled_step(arguments)
