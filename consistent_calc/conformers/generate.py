@@ -18,6 +18,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 from torch import Tensor
 
+from consistent_calc.conformers.agreement import score_force_cosines
 from consistent_calc.conformers.deduplicate import best_rmsd, heavy_atoms, unique_conformers
 from consistent_calc.conformers.input import MoleculeInput
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
@@ -229,7 +230,9 @@ def relax_samples(model: ConsistentModel, batch: Sequence[Samples], options: Con
 # ---------------------------------------------------------------------- 3. choice
 
 
-def choose(samples: Samples, relaxation: Relaxation, options: ConformerOptions, level: str) -> ConformerEnsemble:
+def choose(
+    model: ConsistentModel, samples: Samples, relaxation: Relaxation, options: ConformerOptions
+) -> ConformerEnsemble:
     """Drops what is no longer the molecule, keeps each minimum once and ranks.
 
     Raises:
@@ -259,11 +262,11 @@ def choose(samples: Samples, relaxation: Relaxation, options: ConformerOptions, 
     counts["outside_window"] = len(chosen) - len(in_window)
     kept = in_window[: options.n]
     counts["kept"] = len(kept)
-    return _ensemble(samples, relaxation, [survivors[k] for k in kept], options, level)
+    return _ensemble(model, samples, relaxation, [survivors[k] for k in kept], options)
 
 
 def _ensemble(
-    samples: Samples, relaxation: Relaxation, kept: list[int], options: ConformerOptions, level: str
+    model: ConsistentModel, samples: Samples, relaxation: Relaxation, kept: list[int], options: ConformerOptions
 ) -> ConformerEnsemble:
     """The ensemble of these samples, which are sorted by energy."""
     relaxed = relaxation.batch.positions.cpu().split(relaxation.batch.counts.tolist())
@@ -276,13 +279,14 @@ def _ensemble(
         id=entry.id,
         name=entry.name,
         smiles=entry.smiles,
-        level=level,
+        level=options.level or model.levels[0],
         mol=mol,
         energies=energies,
         relative_energies=relative_energies(energies),
         weights=boltzmann_weights(energies, options.temperature),
         moved=torch.tensor(moved, dtype=torch.float64),
         gaps=(relaxation.initial_energy[kept] - energies) / KCAL_PER_MOL,
+        agreement=score_force_cosines(model, samples.mol, [generated[k] for k in kept], options.level),
         converged=relaxation.converged[kept],
         counts=dict(samples.counts),
         notes=(*samples.notes, *_closing_notes(samples, relaxation, kept, options)),

@@ -34,6 +34,8 @@ class ConformerEnsemble:
         weights: float64 ``[n]``, Boltzmann populations, their sum is one.
         moved: float64 ``[n]``, heavy-atom RMSD between the generated and the relaxed geometry, Angstrom.
         gaps: float64 ``[n]``, energy of the generated geometry above the relaxed one, kcal/mol.
+        agreement: float64 ``[n]``, cosine between score and force at the generated geometry, see
+            :mod:`consistent_calc.conformers.agreement`.
         converged: bool ``[n]``, whether the relaxation met its force threshold.
         counts: samples by fate: ``requested``, ``embedded``, ``denoised``, ``kept`` and each reason for a loss.
         notes: what the user should know.
@@ -49,6 +51,7 @@ class ConformerEnsemble:
     weights: Tensor
     moved: Tensor
     gaps: Tensor
+    agreement: Tensor
     converged: Tensor
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class ConformerEnsemble:
             "boltzmann_weight": f"{float(self.weights[k]):.6f}",
             "generated_to_relaxed_kcal_mol": f"{float(self.gaps[k]):.4f}",
             "generated_to_relaxed_rmsd_A": f"{float(self.moved[k]):.4f}",
+            "score_force_cosine": f"{float(self.agreement[k]):.4f}",
             "converged": str(bool(self.converged[k])).lower(),
         }
 

@@ -77,13 +77,12 @@ def ensembles(
     except ConsistentCalcError as error:
         # One molecule must not take the others with it: find it by running each alone.
         return [error] if len(batch) == 1 else [ensembles(model, [samples], options)[0] for samples in batch]
-    level = options.level or model.levels[0]
     outcomes: list[ConformerEnsemble | ConsistentCalcError] = []
     for samples in batch:
         try:
             if id(samples) not in relaxations:
                 raise _sampling_error(samples)
-            outcomes.append(choose(samples, relaxations[id(samples)], options, level))
+            outcomes.append(choose(model, samples, relaxations[id(samples)], options))
         except ConformerError as error:
             outcomes.append(error)
     return outcomes
