@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from consistent_calc.errors import ConfigurationError
-from consistent_calc.model import ConsistentModel
+from consistent_calc.model import ConsistentModel, forces_from_edges
 from consistent_calc.neighbors import neighbor_list
 from consistent_calc.structures import StructureBatch
 
@@ -22,18 +24,26 @@ class FrozenEnergy:
         model: a copy whose weights require no gradient, for example the average of the weights in training.
         structures: the molecules, on the model's device.
         level: index of the readout.
+        edge_gradients: a compiled :meth:`ConsistentModel.edge_gradients` of the model, for :meth:`forces`.
 
     Raises:
         ConfigurationError: some weight still requires a gradient.
     """
 
-    def __init__(self, model: ConsistentModel, structures: StructureBatch, level: int = 0) -> None:
+    def __init__(
+        self,
+        model: ConsistentModel,
+        structures: StructureBatch,
+        level: int = 0,
+        edge_gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    ) -> None:
         if any(p.requires_grad for p in model.parameters()):
             raise ConfigurationError("The energy of a consistency loss must be frozen: call requires_grad_(False).")
         self._model = model
         self._structures = structures
         self._elements = model.element_indices(structures)
         self._levels = torch.full_like(structures.counts, level)
+        self._edge_gradients = edge_gradients or model.edge_gradients
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Energies ``[n_graphs]`` in eV without atomic references; differentiable in ``positions [n_atoms, 3]``."""
@@ -46,7 +56,10 @@ class FrozenEnergy:
 
     def forces(self, positions: Tensor) -> Tensor:
         """Forces ``[n_atoms, 3]`` in eV/Angstrom, without a graph: constants of the score losses."""
-        x = positions.detach().requires_grad_()
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self(x).sum(), x)
-        return -gradient
+        s = self._structures.with_positions(positions.detach())
+        neighbors = neighbor_list(s, self._model.cutoff)
+        with torch.no_grad():
+            gradients, _, _ = self._edge_gradients(
+                neighbors.vectors(s), self._elements, neighbors.edges, s.graph, s.charge, self._levels
+            )
+        return forces_from_edges(gradients, neighbors.edges, s.n_atoms)

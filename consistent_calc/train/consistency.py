@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,12 +44,19 @@ class Denoised:
         )
 
 
-def optimality(frozen: ConsistentModel, data: Denoised, settings: Consistency, seed: int) -> Tensor:
+def optimality(
+    frozen: ConsistentModel,
+    data: Denoised,
+    settings: Consistency,
+    seed: int,
+    edge_gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> Tensor:
     """Optimality consistency of a batch, see :mod:`consistent_calc.losses.optimality`.
 
     Args:
         frozen: its weights require no gradient.
         seed: of the displacements, which do not touch the noise of the training.
+        edge_gradients: compiled, see :class:`consistent_calc.losses.frozen.FrozenEnergy`.
 
     Returns:
         Scalar.
@@ -56,7 +64,7 @@ def optimality(frozen: ConsistentModel, data: Denoised, settings: Consistency, s
     some = data.between(settings.optimality_noise)
     if some is None:
         return data.denoised.new_zeros(())
-    energy = FrozenEnergy(frozen, some.clean, frozen.level_index(settings.level))
+    energy = FrozenEnergy(frozen, some.clean, frozen.level_index(settings.level), edge_gradients)
     if settings.optimality == "gap":
         return gap_loss(energy, some.denoised, some.clean.positions)
     if settings.optimality == "slope":
@@ -72,7 +80,12 @@ def optimality(frozen: ConsistentModel, data: Denoised, settings: Consistency, s
     return comparison_loss(energy, some.denoised, displacement)
 
 
-def score(frozen: ConsistentModel, data: Denoised, settings: Consistency) -> Tensor:
+def score(
+    frozen: ConsistentModel,
+    data: Denoised,
+    settings: Consistency,
+    edge_gradients: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> Tensor:
     """Score consistency of a batch, see :mod:`consistent_calc.losses.score`.
 
     Args and result as in :func:`optimality`.
@@ -80,7 +93,7 @@ def score(frozen: ConsistentModel, data: Denoised, settings: Consistency) -> Ten
     some = data.between(settings.score_noise)
     if some is None:
         return data.denoised.new_zeros(())
-    energy = FrozenEnergy(frozen, some.clean, frozen.level_index(settings.level))
+    energy = FrozenEnergy(frozen, some.clean, frozen.level_index(settings.level), edge_gradients)
     clean = settings.score == "clean"
     forces = energy.forces(some.clean.positions if clean else some.noisy)
     loss = target_score_loss if clean else score_force_loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,9 +47,10 @@ class Objective:
         self.frozen = frozen
         if frozen is None and max(weights.optimality, weights.score) > 0:
             raise ConfigurationError("Consistency losses need a frozen energy model.")
-        wrap: Callable[..., Callable[..., Tensor]] = torch.compile if compile else (lambda f, **_: f)
+        wrap: Callable[..., Callable[..., Any]] = torch.compile if compile else (lambda f, **_: f)
         self._edge_gradients = wrap(model.edge_gradients, dynamic=True, fullgraph=True)
         self._atomic = wrap(model.atomic, dynamic=True, fullgraph=True)
+        self._frozen_gradients = None if frozen is None else wrap(frozen.edge_gradients, dynamic=True, fullgraph=True)
         self._displacements = wrap(model.displacements, dynamic=True, fullgraph=True)
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
@@ -106,9 +108,9 @@ class Objective:
         if self.frozen is not None:
             data = Denoised(clean.with_positions(target), noisy, denoised, sigma)
             if self.weights.optimality > 0:
-                losses["optimality"] = optimality(self.frozen, data, self.consistency, seed)
+                losses["optimality"] = optimality(self.frozen, data, self.consistency, seed, self._frozen_gradients)
             if self.weights.score > 0:
-                losses["score"] = score(self.frozen, data, self.consistency)
+                losses["score"] = score(self.frozen, data, self.consistency, self._frozen_gradients)
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
