@@ -109,6 +109,28 @@ def read_molecules(
             yield MoleculeInput(label, entry.name and entry.name + numbered, smiles, mol, None, notes)
 
 
+def count_entries(source: str | Path | Mol | Iterable[str | Path | Mol]) -> int | None:
+    """Number of entries of a source, for a progress display, by counting lines and records without reading molecules.
+
+    Comments and blank lines of a CSV file are counted too; None where the number cannot be known beforehand.
+    """
+    if isinstance(source, (list, tuple)):
+        counts = [count_entries(item) for item in source]
+        return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is None or path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return 1 if isinstance(source, (str, Path, Chem.Mol)) else None
+    suffix = path.suffix.lower()
+    with path.open("rb") as lines:
+        if suffix == ".sdf":
+            return sum(line.startswith(b"$$$$") for line in lines)
+        if suffix == ".csv":
+            return max(0, sum(1 for _ in lines) - 1)
+        if suffix == ".mol":
+            return 1
+        return sum(bool(line.strip()) and not line.lstrip().startswith(b"#") for line in lines)
+
+
 def _unique(wanted: str, used: set[str]) -> str:
     unique, k = wanted, 1
     while unique in used:

@@ -8,7 +8,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
 from consistent_calc.conformers import ConformerOptions, read_molecules
-from consistent_calc.conformers.input import MAX_ISOMERS
+from consistent_calc.conformers.input import MAX_ISOMERS, count_entries
 from consistent_calc.errors import ConfigurationError
 
 ELEMENTS = (1, 6, 7, 8, 9)
@@ -177,3 +177,16 @@ def test_counts_must_be_integers(name):
         with pytest.raises(ConfigurationError, match=f"{name} must be an integer"):
             ConformerOptions(**{name: value})
     ConformerOptions(**{name: np.int64(3)})
+
+
+def test_entries_are_counted_without_reading_them(tmp_path):
+    (tmp_path / "a.smi").write_text("CCO one\n\n# comment\nC1CC broken\n")
+    (tmp_path / "b.csv").write_text("SMILES,name\nCCO,x\nCC,y\n")
+    writer = Chem.SDWriter(str(tmp_path / "c.sdf"))
+    for smiles in ("CCO", "CC", "C"):
+        writer.write(Chem.MolFromSmiles(smiles))
+    writer.close()
+    files = [tmp_path / name for name in ("a.smi", "b.csv", "c.sdf")]
+    assert [count_entries(f) for f in files] == [2, 2, 3]
+    assert count_entries([*files, "CCO", tmp_path / "absent.smi"]) == 9
+    assert count_entries(iter(["CCO"])) is None
