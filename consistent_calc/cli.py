@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from consistent_calc import __version__
+from consistent_calc.conformer_commands import conformers
 from consistent_calc.console import (
     Charge,
     Checkpoint,
@@ -18,21 +18,20 @@ from consistent_calc.console import (
     Dtype,
     Level,
     Precision,
+    check_target,
     clear_errors,
-    err,
     exit_on,
     load,
     new_table,
     out,
 )
-from consistent_calc.errors import DataError, InvalidStructureError
+from consistent_calc.errors import InvalidStructureError
 from consistent_calc.training_commands import evaluate, import_data, label, train
 
 if TYPE_CHECKING:
     from ase import Atoms
     from rdkit.Chem import Mol
 
-    from consistent_calc.conformers import ConformerEnsemble, ConformerResult
 
 # Heavy packages (torch, ase, rdkit) are imported inside the commands, so that --help answers at once.
 
@@ -69,7 +68,7 @@ def energy(
 
         from consistent_calc.structures import StructureBatch
 
-        _check_target(output)
+        check_target(output)
         model, images = load(checkpoint, device, dtype), _read(file)
         table = new_table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
         failures = 0
@@ -118,7 +117,7 @@ def relax(
         from consistent_calc.relaxation import relax as relax_batch
         from consistent_calc.structures import StructureBatch
 
-        _check_target(output, by_suffix=True)
+        check_target(output, by_suffix=True)
         model, images = load(checkpoint, device, dtype), _read(file)
         if fixed := [k for k, atoms in enumerate(images) if atoms.constraints]:
             raise InvalidStructureError(
@@ -149,73 +148,6 @@ def relax(
         if relaxed:
             write(output, relaxed)
         exit_on(len(images) - len(relaxed), len(images))
-
-
-# ---------------------------------------------------------------------- conformers
-
-
-@app.command()
-def conformers(
-    sources: Annotated[list[str], typer.Argument(help="SMILES, or files: .smi, .csv (column SMILES), .sdf.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Largest number of conformers of a molecule.")] = 20,
-    output: Annotated[Path, typer.Option("-o", "--output", help="SDF file to write.")] = Path("conformers.sdf"),
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
-    window: Annotated[float | None, typer.Option(help="Drop conformers this far above the lowest, kcal/mol.")] = None,
-    temperature: Annotated[float, typer.Option(help="Of the Boltzmann weights, K.")] = 298.15,
-    fmax: Annotated[float, typer.Option(help="Largest force after relaxation, eV/Å.")] = 0.01,
-    checkpoint: Checkpoint = None,
-    level: Level = None,
-    device: Device = "cpu",
-) -> None:
-    """Generates, relaxes and ranks conformers; results are written as they come."""
-    with clear_errors():
-        from consistent_calc.conformers import generate_many
-        from consistent_calc.conformers.input import SUFFIXES
-
-        _check_target(output)
-        files = [Path(s) for s in sources if s.lower().endswith(SUFFIXES)]
-        if any(output.exists() and f.exists() and output.samefile(f) for f in files):
-            raise DataError(f"{output} is one of the inputs and would be overwritten; give another file with -o.")
-        model = load(checkpoint, device, Precision.float32)
-        results = generate_many(
-            sources, n, seed=seed, level=level, model=model, window=window, temperature=temperature, fmax=fmax
-        )
-        total = 0
-        failures: list[ConformerResult] = []
-        with output.open("w", encoding="utf-8") as sdf, err.status("Generating conformers") as status:
-            for result in results:
-                total += 1
-                status.update(f"Generating conformers: {total} molecules done, {len(failures)} failed")
-                if result.ensemble is None:
-                    failures.append(result)
-                    continue
-                result.ensemble.write_sdf(sdf)
-                sdf.flush()
-                out.print(_conformer_table(result.ensemble))
-                for note in result.ensemble.notes:
-                    out.print(f"  [dim]{escape(note)}[/]", highlight=False)
-        if failures:
-            table = new_table("input", "reason", "message", title="Failed")
-            for result in failures:
-                assert result.failure is not None
-                label = result.name or result.smiles or result.id
-                table.add_row(escape(label), result.failure.reason, escape(result.failure.message))
-            err.print(table)
-        out.print(f"{total - len(failures)} of {total} molecules written to {escape(str(output))}", highlight=False)
-        exit_on(len(failures), total)
-
-
-def _conformer_table(ensemble: ConformerEnsemble) -> Table:
-    name = ensemble.name or ensemble.smiles
-    table = new_table(
-        "#", "ΔE (kcal/mol)", "weight", "energy (eV)", "relaxed by (kcal/mol)", "moved (Å)", "converged",
-        title=escape(f"{name} at {ensemble.level}"),
-    )  # fmt: skip
-    for k in range(len(ensemble)):
-        relative, weight, energy = ensemble.relative_energies[k], ensemble.weights[k], ensemble.energies[k]
-        figures = [f"{relative:.2f}", f"{weight:.3f}", f"{energy:.4f}", f"{ensemble.gaps[k]:.2f}"]
-        table.add_row(str(k + 1), *figures, f"{ensemble.moved[k]:.2f}", "yes" if ensemble.converged[k] else "no")
-    return table
 
 
 # ---------------------------------------------------------------------- checks
@@ -267,6 +199,7 @@ def _embedded(smiles: str) -> Mol:
 
 # ---------------------------------------------------------------------- training and data
 
+app.command()(conformers)
 app.command()(train)
 app.command()(evaluate)
 app.command()(label)
@@ -287,27 +220,3 @@ def _read(file: Path) -> list[Atoms]:
     if not images:
         raise InvalidStructureError(f"{file} holds no structures.")
     return images
-
-
-def _check_target(output: Path | None, *, by_suffix: bool = False) -> None:
-    """Makes the folder of an output file; what cannot be written is better known before the work than after it.
-
-    Args:
-        output: the file, or None.
-        by_suffix: whether ASE will have to tell the format from the name.
-
-    Raises:
-        DataError: the name tells no format that ASE writes.
-    """
-    if output is None:
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if by_suffix:
-        from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
-
-        try:
-            known = get_ioformat(filetype(str(output), read=False)).can_write
-        except UnknownFileTypeError:
-            known = False
-        if not known:
-            raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")

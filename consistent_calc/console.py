@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from consistent_calc.errors import ConsistentCalcError
+from consistent_calc.errors import ConsistentCalcError, DataError
 
 if TYPE_CHECKING:
     from consistent_calc.model import ConsistentModel
@@ -69,3 +69,27 @@ def exit_on(failures: int, total: int) -> None:
     if failures:
         err.print(f"[bold red]{failures} of {total} failed[/]", highlight=False)
         raise typer.Exit(1)
+
+
+def check_target(output: Path | None, *, by_suffix: bool = False) -> None:
+    """Makes the folder of an output file; what cannot be written is better known before the work than after it.
+
+    Args:
+        output: the file, or None.
+        by_suffix: whether ASE will have to tell the format from the name.
+
+    Raises:
+        DataError: the name tells no format that ASE writes.
+    """
+    if output is None:
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if by_suffix:
+        from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+        try:
+            known = get_ioformat(filetype(str(output), read=False)).can_write
+        except UnknownFileTypeError:
+            known = False
+        if not known:
+            raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")

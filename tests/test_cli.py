@@ -58,6 +58,19 @@ def test_relax_writes_what_could_be_relaxed(checkpoint: str, file: Path, tmp_pat
     assert len(read(tmp_path / "out.xyz", index=":")) == 1
 
 
+def test_a_conformer_job_is_resumed(checkpoint: str, tmp_path: Path) -> None:
+    target = tmp_path / "out.sdf"
+    common = ("-n", 1, "-o", target, "--checkpoint", checkpoint, "--fmax", 1e3, "--enumerate-stereo")
+    assert run("conformers", "C", "C1CC", *common).exit_code == 1
+    before = target.read_text()
+    result = run("conformers", "C", "C1CC", "O", *common, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 molecules written" in result.output
+    assert "2 were there already" in result.output
+    assert target.read_text().startswith(before)
+    assert "invalid_smiles" in (tmp_path / "out.sdf.failures.csv").read_text()
+
+
 def test_conformers_of_several_inputs_with_a_broken_one(checkpoint: str, tmp_path: Path) -> None:
     target = tmp_path / "out.sdf"
     # An untrained model relaxes nothing well; 1 eV/Angstrom steps keep the molecule intact for the writer's sake.

@@ -35,6 +35,7 @@ ROOMS = (
     "checks",
     "console",
     "training_commands",
+    "conformer_commands",
     "cli",
 )
 CHEMISTRY = {"ase", "rdkit", "pymatgen"}

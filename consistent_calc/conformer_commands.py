@@ -1,0 +1,155 @@
+"""The command ``conformers``: one molecule or thousands, streamed to disk."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from consistent_calc.console import Checkpoint, Device, Level, check_target, clear_errors, err, exit_on, new_table, out
+from consistent_calc.errors import DataError
+
+if TYPE_CHECKING:
+    from consistent_calc.conformers import ConformerEnsemble, ConformerResult
+
+#: Tables of single molecules are printed for jobs of up to this many.
+TABLES = 20
+
+
+class Method(StrEnum):
+    """Where structures come from."""
+
+    seeds = "seeds"
+    noise = "noise"
+    denoising = "denoising"
+
+
+def conformers(
+    sources: Annotated[list[str], typer.Argument(help="SMILES, or files: .smi, .csv (column SMILES), .sdf.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Largest number of conformers of a molecule.")] = 20,
+    output: Annotated[Path, typer.Option("-o", "--output", help="SDF file to write.")] = Path("conformers.sdf"),
+    report: Annotated[Path | None, typer.Option(help="HTML page with 3D views, energies and failures.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    window: Annotated[float | None, typer.Option(help="Drop conformers this far above the lowest, kcal/mol.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of the Boltzmann weights, K.")] = 298.15,
+    fmax: Annotated[float, typer.Option(help="Largest force after relaxation, eV/Å.")] = 0.01,
+    method: Annotated[Method, typer.Option(help="ETKDG seeds, or noise in many steps or in one.")] = Method.seeds,
+    enumerate_stereo: Annotated[
+        bool, typer.Option("--enumerate-stereo", help="Do all stereoisomers of what is unspecified.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, to use its workers.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the files of an interrupted job.")] = False,
+    checkpoint: Checkpoint = None,
+    level: Level = None,
+    device: Device = "cpu",
+) -> None:
+    """Generates, relaxes and ranks conformers; results are written as they come."""
+    with clear_errors(), ExitStack() as stack:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+        from consistent_calc.conformers import ConformerOptions, run_conformer_job
+        from consistent_calc.conformers.input import count_entries
+        from consistent_calc.conformers.report import ReportWriter
+
+        _check_files(sources, output, report)
+        options = ConformerOptions(
+            n=n,
+            seed=seed,
+            level=level,
+            window=window,
+            temperature=temperature,
+            fmax=fmax,
+            method=method.value,
+            enumerate_stereo=enumerate_stereo,
+        )
+        settings = {
+            "Conformers at most": n,
+            "Seed": seed,
+            "Window": "none" if window is None else f"{window} kcal/mol",
+            "Temperature": f"{temperature} K",
+            "Force threshold": f"{fmax} eV/Å",
+            "Model": "shipped" if checkpoint is None else checkpoint.name,
+        }
+        page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings))
+        total = count_entries(sources)
+        bar = stack.enter_context(
+            Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=err)
+        )
+        task = bar.add_task("conformers", total=total)
+        failures: list[ConformerResult] = []
+
+        def show(result: ConformerResult) -> None:
+            bar.advance(task)
+            if page is not None:
+                page.add(result)
+            if result.ensemble is None:
+                failures.append(result)
+            elif total is None or total <= TABLES:
+                out.print(_conformer_table(result.ensemble))
+                for note in result.ensemble.notes:
+                    out.print(f"  [dim]{escape(note)}[/]", highlight=False)
+
+        try:
+            done = run_conformer_job(
+                sources,
+                output,
+                options,
+                checkpoint=checkpoint,
+                device=device,
+                workers=workers,
+                scheduler=scheduler,
+                resume=resume,
+                on_result=show,
+            )
+        except KeyboardInterrupt:
+            err.print(f"Interrupted. The results so far are in {escape(str(output))}; --resume goes on with the rest.")
+            raise typer.Exit(130) from None
+        bar.stop()
+        _print_failures(failures)
+        skipped = f", {done.skipped} were there already" if done.skipped else ""
+        n_all = done.written + done.n_failed
+        out.print(f"{done.written} of {n_all} molecules written to {escape(str(output))}{skipped}", highlight=False)
+        exit_on(done.n_failed, n_all)
+
+
+def _check_files(sources: list[str], output: Path, report: Path | None) -> None:
+    """Raises DataError where an output would replace an input or another output."""
+    from consistent_calc.conformers.input import SUFFIXES
+
+    files = [Path(s) for s in sources if s.lower().endswith(SUFFIXES)]
+    for target in (output, report):
+        check_target(target)
+        if target and any(target.exists() and f.exists() and target.samefile(f) for f in files):
+            raise DataError(f"{target} is one of the inputs and would be overwritten; give another output file.")
+    if report and report.resolve() == output.resolve():
+        raise DataError(f"{output} cannot be both the SDF file and the report; give two files.")
+
+
+def _print_failures(failures: list[ConformerResult]) -> None:
+    if not failures:
+        return
+    table = new_table("input", "reason", "message", title="Failed")
+    for result in failures:
+        assert result.failure is not None
+        label = result.name or result.smiles or result.id
+        table.add_row(escape(label), result.failure.reason, escape(result.failure.message))
+    err.print(table)
+
+
+def _conformer_table(ensemble: ConformerEnsemble) -> Table:
+    name = ensemble.name or ensemble.smiles
+    table = new_table(
+        "#", "ΔE (kcal/mol)", "weight", "energy (eV)", "relaxed by (kcal/mol)", "moved (Å)", "converged",
+        title=escape(f"{name} at {ensemble.level}"),
+    )  # fmt: skip
+    for k in range(len(ensemble)):
+        relative, weight, energy = ensemble.relative_energies[k], ensemble.weights[k], ensemble.energies[k]
+        figures = [f"{relative:.2f}", f"{weight:.3f}", f"{energy:.4f}", f"{ensemble.gaps[k]:.2f}"]
+        table.add_row(str(k + 1), *figures, f"{ensemble.moved[k]:.2f}", "yes" if ensemble.converged[k] else "no")
+    return table
