@@ -57,7 +57,7 @@ def conformers(
         from consistent_calc.conformers.input import count_entries
         from consistent_calc.conformers.report import ReportWriter
 
-        _check_files(sources, output, report)
+        _check_files(sources, output, report, resume=resume)
         options = ConformerOptions(
             n=n,
             seed=seed,
@@ -74,6 +74,7 @@ def conformers(
             "Window": "none" if window is None else f"{window} kcal/mol",
             "Temperature": f"{temperature} K",
             "Force threshold": f"{fmax} eV/Å",
+            "Method": method.value + (", all stereoisomers" if enumerate_stereo else ""),
             "Model": "shipped" if checkpoint is None else checkpoint.name,
         }
         page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings))
@@ -111,6 +112,8 @@ def conformers(
             err.print(f"Interrupted. The results so far are in {escape(str(output))}; --resume goes on with the rest.")
             raise typer.Exit(130) from None
         bar.stop()
+        if page is not None:
+            page.close()  # before the exit status of failed molecules, which would mark the page as unfinished
         _print_failures(failures)
         skipped = f", {done.skipped} were there already" if done.skipped else ""
         n_all = done.written + done.n_failed
@@ -118,7 +121,7 @@ def conformers(
         exit_on(done.n_failed, n_all)
 
 
-def _check_files(sources: list[str], output: Path, report: Path | None) -> None:
+def _check_files(sources: list[str], output: Path, report: Path | None, *, resume: bool) -> None:
     """Raises DataError where an output would replace an input or another output."""
     from consistent_calc.conformers.input import SUFFIXES
 
@@ -127,6 +130,8 @@ def _check_files(sources: list[str], output: Path, report: Path | None) -> None:
         check_target(target)
         if target and any(target.exists() and f.exists() and target.samefile(f) for f in files):
             raise DataError(f"{target} is one of the inputs and would be overwritten; give another output file.")
+    if resume and report and report.exists():
+        raise DataError(f"{report} holds the results of the earlier run and would be replaced; give another --report.")
     if report and report.resolve() == output.resolve():
         raise DataError(f"{output} cannot be both the SDF file and the report; give two files.")
 

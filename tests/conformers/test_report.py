@@ -208,6 +208,7 @@ def test_the_command_writes_a_report(model, tmp_path):
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert len(page.of_class("molecule")) == 1
     assert "invalid_smiles" in page.text
+    assert "unfinished" not in page.text
     run = CliRunner().invoke(app, ["conformers", "C", "--report", str(tmp_path / "out.sdf"), *options])
     assert run.exit_code == 1
     assert "two files" in " ".join(run.stderr.split())
