@@ -6,10 +6,16 @@ from __future__ import annotations
 class ConsistentCalcError(Exception):
     """Base of every error raised on purpose by this package.
 
-    ``reason`` is a short machine-readable code, used in failure tables of batch jobs.
+    ``reason`` is a short machine-readable code, used in failure tables of batch jobs: that of the class, or one given
+    with the message.
     """
 
     reason = "error"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
 
 
 class InvalidStructureError(ConsistentCalcError, ValueError):
@@ -47,11 +53,6 @@ class ConformerError(ConsistentCalcError, RuntimeError):
 
     reason = "no_conformer"
 
-    def __init__(self, message: str, reason: str | None = None) -> None:
-        super().__init__(message)
-        if reason is not None:
-            self.reason = reason
-
 
 class CheckpointError(ConsistentCalcError, RuntimeError):
     """A checkpoint that is missing, truncated, altered or of an unknown format."""
@@ -69,11 +70,6 @@ class LabellingError(ConsistentCalcError, RuntimeError):
     """A labelling engine gave no usable result for one structure."""
 
     reason = "engine_failed"
-
-    def __init__(self, message: str, reason: str | None = None) -> None:
-        super().__init__(message)
-        if reason is not None:
-            self.reason = reason
 
 
 class ConfigurationError(ConsistentCalcError, ValueError):

@@ -11,7 +11,7 @@ from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecu
 from consistent_calc.conformers.job import JobReport, run_conformer_job
 from consistent_calc.conformers.result import ConformerEnsemble, ConformerResult
 from consistent_calc.conformers.stream import ensembles, start, stream
-from consistent_calc.errors import ConsistentCalcError, MoleculeInputError, UnknownLevelError
+from consistent_calc.errors import ConsistentCalcError, MoleculeInputError
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -159,8 +159,7 @@ def _model(model: ConsistentModel | None, device: str, level: str | None) -> Con
         from consistent_calc.checkpoint import load_model
 
         model = load_model(device=device)
-    if level is not None and level not in model.levels:
-        raise UnknownLevelError(f"No readout for the level {level!r}; this model has: {', '.join(model.levels)}.")
+    model.level_index(level)
     return model
 
 
@@ -172,9 +171,7 @@ def _single(model: ConsistentModel, source: str | Path | Mol, options: Conformer
         how_many = "no molecule" if entry is None else "several molecules"
         raise MoleculeInputError(f"The source holds {how_many}; use generate_many for any number.")
     if entry.failure is not None:
-        error = MoleculeInputError(entry.failure.message)
-        error.reason = entry.failure.reason
-        raise error
+        raise MoleculeInputError(entry.failure.message, entry.failure.reason)
     (outcome,) = ensembles(model, [start(entry, options)], options)
     if isinstance(outcome, ConsistentCalcError):
         raise outcome

@@ -11,6 +11,7 @@ from rdkit.Chem.rdDistGeom import EmbedMolecule
 from torch import Tensor
 
 from consistent_calc.errors import InvalidStructureError
+from consistent_calc.model import ConsistentModel
 from consistent_calc.units import KCAL_PER_MOL
 
 
@@ -27,6 +28,7 @@ class ForceFieldModel:
     dtype = torch.float64
     elements = (1, 6, 7, 8, 9, 16, 17)
     levels = ("MMFF94s",)
+    level_index = ConsistentModel.level_index
 
     def __init__(self, *smiles: str) -> None:
         self.fields = {}
