@@ -39,6 +39,9 @@ def conformers(
     temperature: Annotated[float, typer.Option(help="Of the Boltzmann weights, K.")] = 298.15,
     fmax: Annotated[float, typer.Option(help="Largest force after relaxation, eV/Å.")] = 0.01,
     method: Annotated[Method, typer.Option(help="ETKDG seeds, or noise in many steps or in one.")] = Method.seeds,
+    max_time: Annotated[
+        float | None, typer.Option(help="Seconds for the seeds of a molecule, and again for its relaxation.")
+    ] = None,
     enumerate_stereo: Annotated[
         bool, typer.Option("--enumerate-stereo", help="Do all stereoisomers of what is unspecified.")
     ] = False,
@@ -66,6 +69,7 @@ def conformers(
             temperature=temperature,
             fmax=fmax,
             method=method.value,
+            max_time=max_time,
             enumerate_stereo=enumerate_stereo,
         )
         settings = {

@@ -13,6 +13,7 @@ from consistent_calc.errors import InvalidStructureError, UnknownLevelError, Uns
 from consistent_calc.neighbors import NeighborList, neighbor_list
 from consistent_calc.nn.encoder import Encoder
 from consistent_calc.nn.energy_head import EnergyHead
+from consistent_calc.nn.layers import MessageSum
 from consistent_calc.nn.pairs import graph_pairs
 from consistent_calc.nn.structure_head import StructureHead
 from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
@@ -129,7 +130,14 @@ class ConsistentModel(nn.Module):
     # ------------------------------------------------------------------ energy
 
     def atomic(
-        self, vectors: Tensor, elements: Tensor, edges: Tensor, graph: Tensor, charge: Tensor, level: Tensor
+        self,
+        vectors: Tensor,
+        elements: Tensor,
+        edges: Tensor,
+        graph: Tensor,
+        charge: Tensor,
+        level: Tensor,
+        messages: MessageSum | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The differentiable core: atomic energies without references, and charges.
 
@@ -140,8 +148,9 @@ class ConsistentModel(nn.Module):
             graph: int64 ``[n_atoms]``.
             charge: ``[n_graphs]``.
             level: int64 ``[n_graphs]``.
+            messages: in place of :func:`consistent_calc.nn.layers.sum_messages`.
         """
-        features = self.encoder(elements, vectors, edges, graph, charge)
+        features = self.encoder(elements, vectors, edges, graph, charge, messages=messages)
         return self.energy_head(features[0], graph, charge, level)
 
     def edge_gradients(
@@ -176,11 +185,17 @@ class ConsistentModel(nn.Module):
         """
         batch, neighbors, vectors, arguments = self.prepare(batch, level)
         elements, *_, levels = arguments
+        if not (forces or stress):
+            with torch.no_grad():
+                raw, charges = self.atomic(vectors, *arguments, self._messages())
+        elif torch.is_inference_mode_enabled():  # autograd does not work there, torch.func does
+            gradients, raw, charges = self.edge_gradients(vectors, *arguments)
+        else:
+            with torch.enable_grad():
+                raw, charges = self.atomic(vectors.requires_grad_(), *arguments, self._messages())
+                (gradients,) = torch.autograd.grad(raw.sum(), vectors)
         with torch.no_grad():
-            if forces or stress:
-                gradients, raw, charges = self.edge_gradients(vectors, *arguments)
-            else:
-                raw, charges = self.atomic(vectors, *arguments)
+            raw, charges, vectors = raw.detach(), charges.detach(), vectors.detach()
             energies = raw.double() + self.references[levels[batch.graph], elements]
             return Prediction(
                 energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),
@@ -189,6 +204,14 @@ class ConsistentModel(nn.Module):
                 charges=charges,
                 stress=stress_from_edges(gradients, vectors, neighbors, batch) if stress else None,
             )
+
+    def _messages(self) -> MessageSum | None:
+        """The faster kernels where there are any."""
+        if self.device.type != "cpu":
+            return None
+        from consistent_calc.nn.fused import sum_messages  # numba takes a while to import
+
+        return sum_messages
 
     def prepare(
         self, batch: StructureBatch, level: str | None
@@ -254,9 +277,12 @@ class ConsistentModel(nn.Module):
             raise InvalidStructureError("The structure head needs the molecular graph; use StructureBatch.from_rdkit.")
         scaled = batch.with_positions(batch.positions * self.preconditioning.c_in(sigma)[batch.graph, None])
         edges, kinds = graph_pairs(scaled, neighbor_list(scaled, self.cutoff).edges)
-        output = (displacements or self.displacements)(
-            scaled.positions, self.element_indices(batch), edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
-        )
+        elements = self.element_indices(batch)
+        arguments = scaled.positions, elements, edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
+        if torch.is_grad_enabled():
+            output = (displacements or self.displacements)(*arguments)
+        else:
+            output = self.displacements(*arguments, self._messages())
         center = torch.zeros_like(batch.positions[: batch.n_graphs]).index_add(0, batch.graph, batch.positions)
         center = (center / batch.counts[:, None])[batch.graph]
         skip = self.preconditioning.c_skip(sigma)[batch.graph, None]
@@ -274,6 +300,7 @@ class ConsistentModel(nn.Module):
         charge: Tensor,
         stereo: Tensor,
         sigma: Tensor,
+        messages: MessageSum | None = None,
     ) -> Tensor:
         """The structure network F of ``D = c_skip x + c_out F(c_in x)``: ``[n_atoms, 3]``, in units of ``c_out``.
 
@@ -286,7 +313,7 @@ class ConsistentModel(nn.Module):
         distances = vectors.norm(dim=1)
         noise = self.preconditioning.c_noise(sigma)[graph]
         condition = self.structure_head.condition(positions, edges, distances, kinds, stereo, noise)
-        return self.structure_head(self.encoder(elements, vectors, edges, graph, charge, condition))
+        return self.structure_head(self.encoder(elements, vectors, edges, graph, charge, condition, messages))
 
 
 def forces_from_edges(gradients: Tensor, edges: Tensor, n_atoms: int) -> Tensor:

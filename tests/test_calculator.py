@@ -290,7 +290,7 @@ class TestModels:
         expected = ConsistentCalculator(model).get_forces(water)
         with context():
             calc = ConsistentCalculator(model)
-            np.testing.assert_array_equal(calc.get_forces(water), expected)
+            np.testing.assert_allclose(calc.get_forces(water), expected)
             assert np.abs(calc.get_hessian(water)).max() > 0.1
 
     def test_a_default_dtype_does_not_matter(self, model, water):

@@ -48,7 +48,9 @@ def generate_conformers(
     denoise: bool = True,
     sigma_start: float = 0.3,
     n_steps: int = 8,
+    guidance: int = 4,
     embed_timeout: int = 60,
+    max_time: float | None = None,
     max_atoms_per_batch: int = 4096,
     method: str = "seeds",
 ) -> ConformerEnsemble:
@@ -69,10 +71,14 @@ def generate_conformers(
         denoise: whether the structure head refines the ETKDG seeds before the relaxation.
         sigma_start: noise level at which the refinement starts, Angstrom; above 0.4 stereo centres begin to flip.
         n_steps: of the refinement.
+        guidance: steps along the model's forces at the end of the refinement, or of the sampling from noise.
         embed_timeout: seconds ETKDG may take for each sample.
+        max_time: seconds that the seeds of a molecule may take and, again, its relaxation; molecules that share a batch
+            share their time. What there is by then is the result; conformers that are not relaxed to ``fmax`` say so.
         max_atoms_per_batch: bound on the memory of the relaxation.
-        method: ``"seeds"``: ETKDG geometries, refined; ``"noise"``: pure noise, in many steps; ``"denoising"``: pure
-            noise, in a single step (the last two need no ETKDG, and a model trained at high noise).
+        method: ``"seeds"``: ETKDG geometries, refined (from noise, where ETKDG finds none); ``"noise"``: pure noise, in
+            many steps; ``"denoising"``: pure noise, in a single step (the last two need no ETKDG, and a model trained
+            at high noise).
 
     Raises:
         MoleculeInputError: the molecule cannot be used; ``error.reason`` tells why.
@@ -90,7 +96,9 @@ def generate_conformers(
         denoise=denoise,
         sigma_start=sigma_start,
         n_steps=n_steps,
+        guidance=guidance,
         embed_timeout=embed_timeout,
+        max_time=max_time,
         max_atoms_per_batch=max_atoms_per_batch,
         method=method,
     )
@@ -113,7 +121,9 @@ def generate_many(
     denoise: bool = True,
     sigma_start: float = 0.3,
     n_steps: int = 8,
+    guidance: int = 4,
     embed_timeout: int = 60,
+    max_time: float | None = None,
     max_atoms_per_batch: int = 4096,
     method: str = "seeds",
     enumerate_stereo: bool = False,
@@ -143,7 +153,9 @@ def generate_many(
         denoise=denoise,
         sigma_start=sigma_start,
         n_steps=n_steps,
+        guidance=guidance,
         embed_timeout=embed_timeout,
+        max_time=max_time,
         max_atoms_per_batch=max_atoms_per_batch,
         method=method,
         enumerate_stereo=enumerate_stereo,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,8 +40,8 @@ OVERSAMPLING = 1.5
 MORE = 4
 #: Where samples come from: ETKDG seeds that are refined, or noise, in many steps or in one.
 METHODS = ("seeds", "noise", "denoising")
-#: Seeds that must not all fail before the others are tried.
-PROBES = 3
+#: Seeds that are made together. If the first ones all fail, the others are not tried.
+GROUP = 4
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ class ConformerOptions:
     denoise: bool = True
     sigma_start: float = 0.3
     n_steps: int = 8
+    guidance: int = 4
     embed_timeout: int = 60
+    max_time: float | None = None
     max_atoms_per_batch: int = 4096
     enumerate_stereo: bool = False
     method: str = "seeds"
 
     def __post_init__(self) -> None:
-        for name in ("n", "seed", "max_steps", "n_steps", "embed_timeout", "max_atoms_per_batch"):
+        for name in ("n", "seed", "max_steps", "n_steps", "guidance", "embed_timeout", "max_atoms_per_batch"):
             value = getattr(self, name)
             if not hasattr(value, "__index__") or isinstance(value, bool):
                 raise ConfigurationError(f"{name} must be an integer, got {value!r}.")
@@ -74,6 +77,10 @@ class ConformerOptions:
         for name in (*positive, "max_atoms_per_batch"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be positive, got {getattr(self, name)!r}.")
+        if self.guidance < 0:
+            raise ConfigurationError(f"guidance must be at least 0, got {self.guidance!r}.")
+        if self.max_time is not None and not self.max_time > 0:
+            raise ConfigurationError(f"max_time must be None or positive, got {self.max_time!r}.")
         if self.window is not None and not self.window >= 0:
             raise ConfigurationError(f"window must be None or at least 0 kcal/mol, got {self.window!r}.")
 
@@ -82,7 +89,8 @@ class ConformerOptions:
 class Samples:
     """One molecule on its way through the steps; ``mol`` holds the current geometries as conformers ``0 .. k-1``.
 
-    ``from_noise``: the geometries are still to come from the structure head.
+    ``from_noise``: the geometries are still to come from the structure head, if ``no_seeds`` is an error because ETKDG
+    has found none.
     """
 
     input: MoleculeInput
@@ -90,6 +98,7 @@ class Samples:
     counts: Counter[str]
     notes: list[str]
     from_noise: bool = False
+    no_seeds: ConformerError | None = None
     check: GeometryCheck = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,23 +126,27 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     wanted = n_samples(options)
     counts: Counter[str] = Counter(requested=wanted)
     parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs give its attributes a wrong type
-    parameters.randomSeed = derived_seed(options.seed, entry.smiles, "etkdg")
+    parameters.clearConfs = False
     parameters.trackFailures = True
     parameters.timeout = options.embed_timeout  # of each conformer
     causes: Counter[str] = Counter()
     notes = list(entry.notes)
+    deadline = math.inf if options.max_time is None else time.monotonic() + options.max_time
     for use_random_coordinates in (False, True):
         parameters.useRandomCoords = use_random_coordinates
-        # Impossible stereochemistry fails for every seed, slowly: a few tell before all are tried.
-        for n in (min(PROBES, wanted), wanted):
-            _embed_seeds(mol, n, parameters)
+        for first in range(0, wanted, GROUP):
+            parameters.randomSeed = derived_seed(options.seed, entry.smiles, f"etkdg {first}")
+            _embed_seeds(mol, min(GROUP, wanted - first), parameters)
             causes.update(_failure_causes(parameters))
-            if mol.GetNumConformers() == 0:
+            # Impossible stereochemistry fails for every seed, slowly: a few tell before all are tried.
+            if mol.GetNumConformers() == 0 or time.monotonic() > deadline:
                 break
         if mol.GetNumConformers() > 0:
             if use_random_coordinates:
                 notes.append("ETKDG needed random starting coordinates")
             break
+    if time.monotonic() > deadline:
+        notes.append(f"only {mol.GetNumConformers()} of {wanted} seeds within max_time")
     check = GeometryCheck(mol)
     for conformer in list(mol.GetConformers()):
         problem = check.problem(torch.from_numpy(conformer.GetPositions()))
@@ -199,15 +212,21 @@ def renumber(mol: Mol) -> None:
 # ---------------------------------------------------------------------- 2. relaxation
 
 
-def relax_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> list[Relaxation]:
-    """Relaxes the samples of all molecules together; one :class:`Relaxation` a molecule."""
+def relax_samples(
+    model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions, max_steps: int | None = None
+) -> list[Relaxation]:
+    """Relaxes the samples of all molecules together; one :class:`Relaxation` a molecule.
+
+    ``max_steps`` takes the place of the option.
+    """
     structures = StructureBatch.from_rdkit([samples.mol for samples in batch])
     whole = relax(
         model,
         structures,
         level=options.level,
         fmax=options.fmax,
-        max_steps=options.max_steps,
+        max_steps=options.max_steps if max_steps is None else max_steps,
+        max_time=None if options.max_time is None else options.max_time * len(batch),
         max_atoms_per_batch=options.max_atoms_per_batch,
     )
     parts, start = [], 0

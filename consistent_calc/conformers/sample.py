@@ -1,4 +1,4 @@
-"""The structure head at work: seeds are refined, or structures made from noise, and checked.
+"""The structure head at work: seeds are refined, or structures made from noise; the last steps follow the forces.
 
 Sample k of a molecule draws its own random numbers, whatever else is in the batch.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from consistent_calc.conformers.generate import ConformerOptions, Samples, derived_seed, renumber
+from consistent_calc.conformers.generate import ConformerOptions, Samples, derived_seed, relax_samples, renumber
 from consistent_calc.structures import StructureBatch
 
 if TYPE_CHECKING:
@@ -81,6 +81,18 @@ def sample_from_noise(model: ConsistentModel, batch: Sequence[Samples], options:
         samples.mol.RemoveConformer(conformer.GetId())
     for samples in batch:
         renumber(samples.mol)
+
+
+def guide_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
+    """The last steps of the sampling, along the model's forces: as the noise vanishes, the score becomes the force.
+
+    Each is a quasi-Newton step. A sample that would break the molecule stays as it is.
+    """
+    for samples, guided in zip(batch, relax_samples(model, batch, options, options.guidance), strict=True):
+        positions = guided.batch.positions.cpu().split(guided.batch.counts.tolist())
+        for conformer, x, failed in zip(samples.mol.GetConformers(), positions, guided.failed, strict=True):
+            if failed is None and samples.check.problem(x) is None:
+                conformer.SetPositions(x.numpy())
 
 
 def _parts(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ from consistent_calc.conformers.generate import (
 )
 from consistent_calc.conformers.input import Failure, MoleculeInput
 from consistent_calc.conformers.result import ConformerEnsemble, ConformerResult
-from consistent_calc.conformers.sample import refine_samples, sample_from_noise
+from consistent_calc.conformers.sample import guide_samples, refine_samples, sample_from_noise
 from consistent_calc.errors import ConformerError, ConsistentCalcError
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ def ensembles(
             refine_samples(model, seeded, options)
         sample_from_noise(model, [samples for samples in batch if samples.from_noise], options)
         alive = [samples for samples in batch if samples.mol.GetNumConformers() > 0]
+        sampled = [samples for samples in alive if options.denoise or samples.from_noise]
+        if options.guidance and sampled:
+            guide_samples(model, sampled, options)
         relaxed = relax_samples(model, alive, options) if alive else []
         relaxations = dict(zip(map(id, alive), relaxed, strict=True))
     except ConsistentCalcError as error:
@@ -89,17 +92,21 @@ def ensembles(
 
 
 def start(entry: MoleculeInput, options: ConformerOptions) -> Samples:
-    """The samples of a molecule before the structure head has seen them.
-
-    Raises:
-        ConformerError: ETKDG finds no geometry.
-    """
-    return embed(entry, options) if options.method == "seeds" else without_seeds(entry, options)
+    """The samples of a molecule before the structure head has seen them: seeds or, where ETKDG finds none, noise."""
+    if options.method != "seeds":
+        return without_seeds(entry, options)
+    try:
+        return embed(entry, options)
+    except ConformerError as error:
+        samples = without_seeds(entry, options)
+        samples.no_seeds = error
+        samples.notes.append("made from noise, because ETKDG found no geometry")
+        return samples
 
 
 def _sampling_error(samples: Samples) -> ConformerError:
     tally = ", ".join(f"{name} {n}" for name, n in samples.counts.items() if name.startswith("sampling_"))
-    return ConformerError(
-        f"No sample from noise became the molecule ({tally}). Try more samples (n), or the method seeds.",
-        "sampling_failed",
-    )
+    message = f"No sample from noise became the molecule ({tally})."
+    if samples.no_seeds is not None:
+        return ConformerError(f"{samples.no_seeds} {message}", samples.no_seeds.reason)
+    return ConformerError(f"{message} Try more samples (n), or the method seeds.", "sampling_failed")

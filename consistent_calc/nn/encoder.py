@@ -8,7 +8,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from consistent_calc.nn.layers import Message, Update
+from consistent_calc.nn.layers import Message, MessageSum, RelatedFilters, Update
 from consistent_calc.nn.radial import BesselBasis
 
 
@@ -19,12 +19,12 @@ class GraphCondition:
     Attributes:
         scalars: ``[n_atoms, channels_0]``, added to the embedding of the elements.
         vectors: ``[n_atoms, 3, channels_1]``, initial vectors (chirality).
-        filters: per layer ``[n_edges, filters]``, added to the radial filters.
+        filters: per layer, added to the radial filters.
     """
 
     scalars: Tensor
     vectors: Tensor
-    filters: list[Tensor]
+    filters: list[RelatedFilters]
 
 
 class Encoder(nn.Module):
@@ -68,6 +68,7 @@ class Encoder(nn.Module):
         graph: Tensor,
         charge: Tensor,
         condition: GraphCondition | None = None,
+        messages: MessageSum | None = None,
     ) -> list[Tensor]:
         """Encodes a batch.
 
@@ -78,6 +79,7 @@ class Encoder(nn.Module):
             graph: int64 ``[n_atoms]``.
             charge: ``[n_graphs]``, total charges in e.
             condition: given by the structure head only.
+            messages: in place of :func:`consistent_calc.nn.layers.sum_messages`.
 
         Returns:
             Features per degree: ``[n_atoms, channels_0]``, ``[n_atoms, 3, channels_1]``, ...
@@ -95,8 +97,8 @@ class Encoder(nn.Module):
             features[0] = features[0] + condition.scalars
             features[1] = features[1] + condition.vectors
         for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
-            extra = None if condition is None else condition.filters[k]
-            received = message(features, edges, radial, harmonics, extra)
+            related = None if condition is None else condition.filters[k]
+            received = message(features, edges, radial, harmonics, related, messages)
             features = [x + dx for x, dx in zip(features, received, strict=True)]
             features = [x + dx for x, dx in zip(features, update(features), strict=True)]
             if k == 0:

@@ -8,6 +8,9 @@ is the scheme of PaiNN (Schuett, Unke, Gastegger 2021), extended to degrees abov
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +18,30 @@ from torch import Tensor, nn
 def norm(x: Tensor, eps: float = 1e-2) -> Tensor:
     """Smooth length over axis 1: ``sqrt(|x|^2 + eps^2) - eps``, which has all derivatives at zero."""
     return torch.sqrt((x * x).sum(1) + eps * eps) - eps
+
+
+@dataclass(frozen=True)
+class RelatedFilters:
+    """What the molecular graph adds to the filters of the pairs that it relates: ``weight @ basis * scale + shift``.
+
+    Attributes:
+        basis: ``[n_edges, size]``, functions of the distance.
+        kinds: int64 ``[n_edges]``, kind of the pair; 0 is unrelated and adds nothing.
+        weight: ``[filters, size]``.
+        scale, shift: ``[kinds, filters]``.
+    """
+
+    basis: Tensor
+    kinds: Tensor
+    weight: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def dense(self) -> Tensor:
+        """``[n_edges, filters]``."""
+        filters = torch.nn.functional.linear(self.basis, self.weight)
+        scale, shift = (torch.nn.functional.embedding(self.kinds, table) for table in (self.scale, self.shift))
+        return (filters * scale + shift) * (self.kinds != 0).to(filters.dtype)[:, None]
 
 
 class Message(nn.Module):
@@ -42,7 +69,8 @@ class Message(nn.Module):
         edges: Tensor,
         radial: Tensor,
         harmonics: list[Tensor],
-        extra: Tensor | None = None,
+        related: RelatedFilters | None = None,
+        messages: MessageSum | None = None,
     ) -> list[Tensor]:
         """One round of messages.
 
@@ -51,23 +79,60 @@ class Message(nn.Module):
             edges: int64 ``[2, n_edges]``, receiver and sender.
             radial: ``[n_edges, radial_size]``, zero at the cutoff.
             harmonics: per degree l >= 1 ``[n_edges, 2l + 1]``.
-            extra: ``[n_edges, sum(splits)]``, added to the filters (the molecular graph, for the structure head).
+            related: what the molecular graph adds to the filters, for the structure head.
+            messages: in place of :func:`sum_messages`.
 
         Returns:
             What to add to ``features``.
         """
-        receiver, sender = edges
-        filters = self.filter(radial)
-        if extra is not None:
-            filters = filters + extra
-        weights = (self.node(self.normalize(features[0])) * self.scale)[sender] * filters
-        parts = weights.split(self.splits, dim=1)
-        out = [torch.zeros_like(features[0]).index_add(0, receiver, parts[0])]
-        for degree, x in enumerate(features[1:]):
-            on_harmonics, on_sender = parts[1 + 2 * degree], parts[2 + 2 * degree]
-            message = on_harmonics[:, None] * harmonics[degree][:, :, None] + on_sender[:, None] * x[sender]
-            out.append(torch.zeros_like(x).index_add(0, receiver, message))
-        return out
+        node = self.node(self.normalize(features[0])) * self.scale
+        return (messages or sum_messages)(node, self.filter.weight, radial, related, harmonics, features, edges)
+
+
+def sum_messages(
+    node: Tensor,
+    weight: Tensor,
+    radial: Tensor,
+    related: RelatedFilters | None,
+    harmonics: list[Tensor],
+    features: list[Tensor],
+    edges: Tensor,
+) -> list[Tensor]:
+    """What every atom receives from its neighbors.
+
+    The edge from j to i has the filters ``w = node[j] (weight @ radial + related)``, which split into ``w_0`` and, for
+    each degree l, ``a_l`` and ``b_l``. Atom i receives ``sum_j w_0`` and ``sum_j a_l Y_l + b_l x_l[j]``.
+
+    Args:
+        node: ``[n_atoms, filters]``.
+        weight: ``[filters, radial_size]``.
+        radial, related, harmonics, features, edges: as in :class:`Message`.
+
+    Returns:
+        Per degree, shapes of ``features``.
+    """
+    receiver, sender = edges
+    filters = torch.nn.functional.linear(radial, weight)
+    if related is not None:
+        filters = filters + related.dense()
+    widths = [features[0].shape[1], *(x.shape[2] for x in features[1:] for _ in range(2))]
+    parts = (node[sender] * filters).split(widths, dim=1)
+    out = [torch.zeros_like(features[0]).index_add(0, receiver, parts[0])]
+    for degree, x in enumerate(features[1:]):
+        on_harmonics, on_sender = parts[1 + 2 * degree], parts[2 + 2 * degree]
+        message = on_harmonics[:, None] * harmonics[degree][:, :, None] + on_sender[:, None] * x[sender]
+        out.append(torch.zeros_like(x).index_add(0, receiver, message))
+    return out
+
+
+def per_degree(flat: Tensor, features: list[Tensor]) -> list[Tensor]:
+    """Splits ``[n_atoms, sum of all]`` into tensors of the shapes of ``features``."""
+    parts = flat.split([x[0].numel() for x in features], dim=1)
+    return [part.view(x.shape) for part, x in zip(parts, features, strict=True)]
+
+
+#: Signature of :func:`sum_messages`.
+MessageSum = Callable[[Tensor, Tensor, Tensor, RelatedFilters | None, list[Tensor], list[Tensor], Tensor], list[Tensor]]
 
 
 class Update(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from consistent_calc.molgraph import signed_volumes
 from consistent_calc.nn.encoder import GraphCondition
+from consistent_calc.nn.layers import RelatedFilters
 
 #: Kinds of pairs: unrelated; bonded with order 1, 1.5, 2, 3; two bonds apart; three bonds apart, of these cis, trans.
 UNRELATED, SINGLE, AROMATIC, DOUBLE, TRIPLE, ONE_THREE, ONE_FOUR, CIS, TRANS = range(9)
@@ -71,14 +72,13 @@ class StructureHead(nn.Module):
         handedness, direction, present = self._handedness(positions, stereo)
         scalars = scalars + self.chirality(torch.stack([torch.tanh(handedness), present], dim=1)) * present[:, None]
         smeared = torch.exp(-2.5 * (distances[:, None] - self.centers) ** 2)
-        # Filters of unrelated pairs are left to the radial basis, which vanishes at the cutoff.
-        related = (pair_kinds != UNRELATED).to(scalars.dtype)[:, None]
         return GraphCondition(
             scalars=scalars,
             vectors=self.chiral_vector(direction[:, :, None]),
+            # Filters of unrelated pairs (kind 0) are left to the radial basis, which vanishes at the cutoff.
             filters=[
-                (radial(smeared) * scale(pair_kinds) + shift(pair_kinds)) * related
-                for radial, scale, shift in zip(self.pair_radial, self.pair_scale, self.pair_shift, strict=True)
+                RelatedFilters(smeared, pair_kinds, *(part.get_parameter("weight") for part in parts))
+                for parts in zip(self.pair_radial, self.pair_scale, self.pair_shift, strict=True)
             ],
         )
 

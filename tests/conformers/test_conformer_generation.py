@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from rdkit import Chem
 from consistent_calc import generate_conformers
 from consistent_calc.conformers import ConformerOptions, generate_many, read_molecules
 from consistent_calc.conformers.generate import derived_seed, embed
-from consistent_calc.errors import ConformerError, MoleculeInputError, UnknownLevelError
+from consistent_calc.errors import ConfigurationError, ConformerError, MoleculeInputError, UnknownLevelError
 
 ALANINE, DIOL, BUTANE = "C[C@H](N)C(=O)O", "OCCO", "CCCC"
 
@@ -108,10 +110,52 @@ def test_one_molecule_raises_instead(force_field):
         generate_conformers(DIOL, n=0, model=model)
 
 
-def test_impossible_stereo_has_a_reason(force_field):
-    with pytest.raises(ConformerError, match="ETKDG found no geometry") as caught:
-        generate_conformers("[C@@]12(F)C[C@@]1(F)C2", n=1, model=force_field(DIOL))
+def test_impossible_stereo_has_a_reason(model):
+    with pytest.raises(ConformerError, match=r"ETKDG found no geometry.*No sample from noise") as caught:
+        generate_conformers("[C@@]12(F)C[C@@]1(F)C2", n=1, model=model)
     assert caught.value.reason == "embedding_failed"
+
+
+def test_seeds_are_the_same_however_many_there_are():
+    entry = next(read_molecules(DIOL))
+    few, many = (embed(entry, ConformerOptions(n=n)).mol for n in (4, 12))
+    for k in range(few.GetNumConformers()):
+        assert (few.GetConformer(k).GetPositions() == many.GetConformer(k).GetPositions()).all()
+
+
+def test_the_forces_guide_the_end_of_the_sampling(force_field, small_noise):
+    free, guided = (generate_conformers(DIOL, n=4, model=force_field(DIOL), guidance=k) for k in (0, 6))
+    assert float(guided.gaps.median()) < 0.25 * float(free.gaps.median())
+    assert float(guided.energies[0]) == pytest.approx(float(free.energies[0]), abs=1e-3)
+
+
+def test_guidance_that_breaks_the_molecule_is_not_taken(force_field, small_noise, monkeypatch):
+    from consistent_calc.conformers import sample
+
+    real = sample.relax_samples
+
+    def reflecting(*arguments):
+        results = real(*arguments)
+        return [replace(r, batch=r.batch.with_positions(-r.batch.positions)) for r in results]
+
+    monkeypatch.setattr(sample, "relax_samples", reflecting)
+    result = generate_conformers(ALANINE, n=2, model=force_field(ALANINE))
+    assert "stereo_changed" not in result.counts
+    assert Chem.MolToSmiles(Chem.RemoveHs(result.mol)) == Chem.CanonSmiles(ALANINE)
+
+
+def test_a_molecule_gets_no_more_than_its_time(force_field, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("consistent_calc.conformers.generate.time.monotonic", lambda: next(clock))
+    result = generate_conformers(DIOL, n=20, model=force_field(DIOL), denoise=False, max_time=4)
+    assert 0 < result.counts["embedded"] < result.counts["requested"]
+    assert any("seeds within max_time" in note for note in result.notes)
+    assert not bool(result.converged.all())
+    with pytest.raises(ConformerError) as caught:
+        generate_conformers(DIOL, n=20, model=force_field(DIOL), denoise=False, max_time=1e-9)
+    assert caught.value.reason == "time_over"
+    with pytest.raises(ConfigurationError, match="max_time"):
+        ConformerOptions(max_time=0)
 
 
 def test_a_sample_that_denoising_reflects_falls_back_to_its_seed(force_field, monkeypatch):
@@ -131,8 +175,6 @@ def test_samples_that_relaxation_changes_are_dropped_and_counted(force_field, mo
     real = generate.relax
 
     def reflecting(model, batch, **options):
-        from dataclasses import replace
-
         result = real(model, batch, **options)
         sign = torch.ones(batch.n_graphs, dtype=torch.float64)
         sign[: reflecting.n] = -1

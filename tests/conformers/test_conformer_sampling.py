@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from rdkit import Chem
@@ -9,6 +11,7 @@ from rdkit.Chem.rdDistGeom import EmbedMolecule
 
 from consistent_calc.conformers import ConformerOptions, generate_conformers, generate_many
 from consistent_calc.conformers.sample import NOISE_STEPS, ROUNDS
+from consistent_calc.conformers.stream import stream
 from consistent_calc.errors import ConfigurationError, ConformerError
 
 ALANINE = "C[C@H](N)C(=O)O"
@@ -67,6 +70,20 @@ def test_what_never_becomes_the_molecule_fails_alone(force_field, sampler):
     sampler.broken = lambda call, k: True
     with pytest.raises(ConformerError, match="No sample from noise"):
         generate_conformers(ALANINE, n=2, method="noise", model=force_field(ALANINE))
+
+
+def test_noise_takes_over_where_etkdg_finds_nothing(force_field, sampler, monkeypatch):
+    def fails(entry, options):
+        raise ConformerError("ETKDG found no geometry.", "embedding_failed")
+
+    monkeypatch.setattr(sys.modules[stream.__module__], "embed", fails)
+    ensemble = generate_conformers(ALANINE, n=2, model=force_field(ALANINE))
+    assert ensemble.counts["sampled"] == 6
+    assert any("made from noise" in note for note in ensemble.notes)
+    sampler.broken = lambda call, k: True
+    with pytest.raises(ConformerError, match="No sample from noise") as caught:
+        generate_conformers(ALANINE, n=2, model=force_field(ALANINE))
+    assert caught.value.reason == "embedding_failed"
 
 
 def test_seeds_do_not_depend_on_the_batch(force_field, sampler):

@@ -1,0 +1,232 @@
+"""The messages of one layer on the CPU without a tensor of the size of all edges: numba kernels, forward and backward.
+
+:func:`consistent_calc.nn.layers.sum_messages` says what is computed; written in torch it is bound by memory, because
+each of its dozen intermediate tensors has a row of some hundred numbers for every edge. Here an edge stays in the
+registers and the first-level cache. For use, not for training: there is a first derivative only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from consistent_calc.nn.layers import RelatedFilters, per_degree
+
+#: Sums may be reordered, so that they run in vector registers; NaN and infinity stay what they are.
+REORDER = {"reassoc", "contract", "nsz"}
+#: Edges below which a second thread costs more than it saves.
+EDGES_PER_THREAD = 4000
+
+
+def _kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compiled at the first call with its types, in a second or two; kept on disk where that is possible."""
+    try:
+        return njit(nogil=True, fastmath=REORDER, cache=True)(function)
+    except RuntimeError:  # numba found no folder that it may write to
+        return njit(nogil=True, fastmath=REORDER)(function)
+
+
+@_kernel
+def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
+    """``out[c] = sum_k radial[k] weight[k, c]``, four k at a time, so that ``out`` is loaded and stored less."""
+    n, size = weight.shape
+    out[:] = 0
+    k = 0
+    while k + 4 <= n:
+        r0, r1, r2, r3 = radial[k], radial[k + 1], radial[k + 2], radial[k + 3]
+        for c in range(size):
+            out[c] += r0 * weight[k, c] + r1 * weight[k + 1, c] + r2 * weight[k + 2, c] + r3 * weight[k + 3, c]
+        k += 4
+    while k < n:
+        r0 = radial[k]
+        for c in range(size):
+            out[c] += r0 * weight[k, c]
+        k += 1
+
+
+@_kernel
+def _forward(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    start,
+    sender,
+    radial,
+    weight,
+    harmonics,
+    node,
+    features,
+    widths,
+    kinds,
+    basis,
+    kind_weight,
+    scale,
+    shift,
+    out,
+):
+    f0 = widths[0]
+    filters = np.empty_like(weight[0])
+    more = np.empty_like(weight[0])
+    for i in range(first, last):
+        total = out[i]
+        for e in range(start[i], start[i + 1]):
+            j = sender[e]
+            _filters(radial[e], weight, filters)
+            if len(kinds) > 0 and kinds[e] != 0:
+                kind = kinds[e]
+                _filters(basis[e], kind_weight, more)
+                for c in range(filters.size):
+                    filters[c] += more[c] * scale[kind, c] + shift[kind, c]
+            for c in range(filters.size):
+                filters[c] *= node[j, c]
+            for c in range(f0):
+                total[c] += filters[c]
+            a, row, h = f0, f0, 0
+            for degree in range(1, len(widths)):
+                width = widths[degree]
+                first_weights = filters[a : a + width]
+                second_weights = filters[a + width : a + 2 * width]
+                for _ in range(2 * degree + 1):
+                    y = harmonics[e, h]
+                    there = features[j, row - f0 : row - f0 + width]
+                    here = total[row : row + width]
+                    for c in range(width):
+                        here[c] += y * first_weights[c] + second_weights[c] * there[c]
+                    row += width
+                    h += 1
+                a += 2 * width
+
+
+@_kernel
+def _backward(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    start,
+    sender,
+    radial,
+    weight,
+    harmonics,
+    node,
+    features,
+    widths,
+    grad,
+    grad_radial,
+    grad_harmonics,
+    grad_node,
+    grad_features,
+):
+    f0 = widths[0]
+    filters = np.empty_like(weight[0])
+    slope = np.empty_like(weight[0])
+    for i in range(first, last):
+        mine, mine_grad = node[i], grad_node[i]
+        for e in range(start[i], start[i + 1]):
+            g = grad[sender[e]]
+            _filters(radial[e], weight, filters)
+            for c in range(f0):
+                slope[c] = g[c]
+            a, row, h, sign = f0, f0, 0, weight.dtype.type(-1)
+            for degree in range(1, len(widths)):
+                width = widths[degree]
+                on_harmonics, on_sender = slice(a, a + width), slice(a + width, a + 2 * width)
+                first_slope, second_slope = slope[on_harmonics], slope[on_sender]
+                first_slope[:] = 0
+                second_slope[:] = 0
+                f1, f2, n1, n2 = filters[on_harmonics], filters[on_sender], mine[on_harmonics], mine[on_sender]
+                for _ in range(2 * degree + 1):
+                    y = sign * harmonics[e, h]
+                    there = g[row : row + width]
+                    x = features[i, row - f0 : row - f0 + width]
+                    gx = grad_features[i, row - f0 : row - f0 + width]
+                    dot = weight.dtype.type(0)
+                    for c in range(width):
+                        first_slope[c] += y * there[c]
+                        second_slope[c] += x[c] * there[c]
+                        gx[c] += there[c] * f2[c] * n2[c]
+                        dot += there[c] * f1[c] * n1[c]
+                    grad_harmonics[e, h] = sign * dot
+                    row += width
+                    h += 1
+                a += 2 * width
+                sign = -sign
+            for c in range(slope.size):
+                mine_grad[c] += slope[c] * filters[c]
+                slope[c] *= mine[c]
+            for k in range(weight.shape[0]):
+                dot = weight.dtype.type(0)
+                for c in range(slope.size):
+                    dot += slope[c] * weight[k, c]
+                grad_radial[e, k] = dot
+
+
+class _SumMessages(torch.autograd.Function):
+    """The kernels as an operation that autograd can go through once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, node: Tensor, radial: Tensor, harmonics: Tensor, features: Tensor, rest: tuple[Any, ...]
+    ) -> Tensor:
+        start, sender, weight, widths, related = rest
+        arrays = [x.detach().contiguous().numpy() for x in (radial, weight, harmonics, node, features)]
+        out = np.zeros((len(node), int(widths[0]) + features.shape[1]), arrays[0].dtype)
+        _in_threads(_forward, start, (sender, *arrays, widths, *related, out))
+        ctx.arguments = start, (sender, *arrays, widths)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        start, inputs = ctx.arguments
+        _, radial, _, harmonics, node, features, _ = inputs
+        out = np.empty_like(radial), np.empty_like(harmonics), np.zeros_like(node), np.zeros_like(features)
+        _in_threads(_backward, start, (*inputs, grad.contiguous().numpy(), *out))
+        grad_radial, grad_harmonics, grad_node, grad_features = map(torch.from_numpy, out)
+        return grad_node, grad_radial, grad_harmonics, grad_features, None
+
+
+def _in_threads(kernel: Any, start: Any, arguments: tuple[Any, ...]) -> None:
+    """Runs a kernel on ranges of receiving atoms with about equally many edges each."""
+    n_atoms, n_edges = len(start) - 1, int(start[-1])
+    n_threads = max(1, min(torch.get_num_threads(), n_edges // EDGES_PER_THREAD))
+    if n_threads == 1:
+        kernel(0, n_atoms, start, *arguments)
+        return
+    inner = np.searchsorted(start, np.linspace(0, n_edges, n_threads + 1)[1:-1])
+    bounds = [0, *inner.tolist(), n_atoms]
+    with ThreadPoolExecutor(n_threads) as pool:
+        for future in [pool.submit(kernel, a, b, start, *arguments) for a, b in itertools.pairwise(bounds)]:
+            future.result()
+
+
+def sum_messages(
+    node: Tensor,
+    weight: Tensor,
+    radial: Tensor,
+    related: RelatedFilters | None,
+    harmonics: list[Tensor],
+    features: list[Tensor],
+    edges: Tensor,
+) -> list[Tensor]:
+    """As :func:`consistent_calc.nn.layers.sum_messages`, for edges on the CPU that hold both directions of each pair
+    and are sorted by receiver, as those of :func:`consistent_calc.neighbors.neighbor_list`.
+
+    Parameters and the filters of related pairs get no gradient.
+    """
+    receiver, sender = edges
+    start = torch.searchsorted(receiver, torch.arange(len(node) + 1)).numpy()
+    widths = np.array([features[0].shape[1], *(x.shape[2] for x in features[1:])])
+    if related is None:
+        nothing = weight.new_zeros(0, len(weight))
+        related = RelatedFilters(nothing, sender[:0], nothing.T, nothing, nothing)
+    tables = related.basis, related.weight.T, related.scale, related.shift
+    graph = [x.detach().contiguous().numpy() for x in (related.kinds, *tables)]
+    rest = start, sender.contiguous().numpy(), weight.detach().T, widths, graph
+    flat = torch.cat([x.flatten(1) for x in features[1:]], dim=1)
+    out = _SumMessages.apply(node, radial, torch.cat(harmonics, dim=1), flat, rest)
+    return per_degree(out, features)
