@@ -1,82 +1,107 @@
-"""Conformers of 100 test molecules: results, stereochemistry, strain and time.
+"""Conformers by seven methods, judged by DFT structures, GFN2-xTB and our own level.
 
-    python benchmarks/conformers/run.py [--n 10]
+    pip install posebusters tblite; apt-get install xtb
+    python benchmarks/conformers/run.py --qm9 datasets/qm9.h5              # all: some days of one core
+    python benchmarks/conformers/run.py --qm9 datasets/qm9.h5 --seeds 1 --limit qm9=100 --limit drug_like=30
+    python benchmarks/conformers/run.py --tables-only
 
-``test_molecules.smi`` lists the molecules, all of test buckets (95-99). Stereochemistry is checked here once more,
-independently of the generator: the SMILES perceived from each 3D structure must be the input's.
+Sets: ``qm9`` (500 molecules of the test buckets, with their B3LYP structures) and ``drug_like`` (``drug_like.smi``).
+Every molecule and seed leaves one line in ``runs/conformers/``; interrupted, the run goes on where it stopped. With a
+limit, molecules are taken evenly from the whole set. The methods are told in ``methods.py``, the numbers in
+``measure.py`` and ``tables.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+import sys
 import time
-from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from rdkit import Chem
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
-from consistent_calc import load_model
-from consistent_calc.conformers import ConformerEnsemble, generate_many
+from molecule_sets import N_QM9, Task, drug_like_tasks, qm9_tasks  # noqa: E402
+
+#: Samples that the method gfn2 relaxes, where it runs at all.
+GFN2_SAMPLES = {"qm9": 10, "drug_like": 2}
 
 
-def same_stereo(ensemble: ConformerEnsemble) -> list[bool]:
-    """Whether the isomeric SMILES perceived from each conformer is that of the input, where the input specifies it."""
-    wanted = Chem.MolFromSmiles(ensemble.smiles)
-    out = []
-    for k in range(len(ensemble)):
-        mol = Chem.Mol(ensemble.mol, confId=k)
-        Chem.AssignStereochemistryFrom3D(mol, k)
-        seen = Chem.RemoveHs(mol)
-        out.append(seen.HasSubstructMatch(wanted, useChirality=True))
-    return out
+@lru_cache(maxsize=1)
+def tools(checkpoint: Path | None) -> tuple[Any, Any, Any]:
+    """Model and engines, once a process."""
+    import torch
+
+    from consistent_calc import load_model
+    from consistent_calc.labelling.engine import new_engine
+    from consistent_calc.labelling.names import EngineName
+
+    torch.set_num_threads(1)
+    return load_model(checkpoint), new_engine(EngineName.xtb), new_engine(EngineName.tblite)
+
+
+def work(task: Task, checkpoint: Path | None) -> dict[str, Any]:
+    """All methods for one molecule, and their numbers."""
+    from measure import Judges, measure
+    from methods import run_methods
+
+    from consistent_calc.conformers import read_molecules
+
+    model, gfn2, single = tools(checkpoint)
+    source = task.smiles if task.mol is None else task.mol
+    entry = next(read_molecules(source, elements=model.elements))
+    record = {"key": task.key, "set": task.set, "name": task.name, "smiles": task.smiles, "seed": task.seed}
+    if entry.failure is not None:
+        return record | {"input_failure": entry.failure.reason}
+    n_gfn2 = GFN2_SAMPLES[task.set] if task.judged else 0
+    outcomes = run_methods(entry, task.seed, model, gfn2, n_gfn2)
+    numbers = measure(entry.mol, task.smiles, outcomes, Judges(model, gfn2, single, task.judged), task.reference)
+    return record | {"n_atoms": entry.mol.GetNumAtoms(), "methods": numbers}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=None)
-    parser.add_argument("--molecules", type=Path, default=Path(__file__).parent / "test_molecules.smi")
-    parser.add_argument("--n", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "test_molecules.json")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--qm9", type=Path, default=Path("datasets/qm9.h5"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/conformers"))
+    parser.add_argument("--checkpoint", type=Path, default=None, help="None is the shipped one")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", action="append", default=[], help="SET=N, molecules of a set")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--tables-only", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    model = load_model(arguments.checkpoint)
-    failures: Counter[str] = Counter()
-    fates: Counter[str] = Counter()
-    gaps, moved, stereo, conformers, total = [], [], [], 0, 0
-    begin = time.perf_counter()
-    for result in generate_many(arguments.molecules, arguments.n, model=model):
-        total += 1
-        if result.ensemble is None:
-            failures[result.failure.reason] += 1
-            print(result.smiles, result.failure, flush=True)
-            continue
-        conformers += len(result.ensemble)
-        fates.update(result.ensemble.counts)
-        gaps.extend(result.ensemble.gaps.tolist())
-        moved.extend(result.ensemble.moved.tolist())
-        stereo.extend(same_stereo(result.ensemble))
-    seconds = time.perf_counter() - begin
-    results = {
-        "molecules": total,
-        "with_result": total - sum(failures.values()),
-        "failures": dict(failures),
-        "conformers": conformers,
-        "stereo_kept": sum(stereo),
-        "samples": dict(fates),
-        "relaxed_by_kcal_mol_median": float(np.median(gaps)),
-        "moved_A_median": float(np.median(moved)),
-        "seconds": seconds,
-        "seconds_per_conformer": seconds / max(conformers, 1),
-        "seconds_per_sample": seconds / max(fates["embedded"], 1),
-        "threads": arguments.threads,
-    }
-    print(json.dumps(results, indent=2))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    log = arguments.runs / "records.jsonl"
+    if not arguments.tables_only:
+        limits = {"qm9": N_QM9, "drug_like": 10**6} | {k: int(n) for k, n in (x.split("=") for x in arguments.limit)}
+        done = {json.loads(line)["key"] for line in log.read_text().splitlines()} if log.exists() else set()
+        tasks = [
+            t
+            for seed in range(arguments.seeds)
+            for t in (*qm9_tasks(arguments.qm9, limits["qm9"], seed), *drug_like_tasks(limits["drug_like"], seed))
+            if t.key not in done
+        ]
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(arguments.workers, context) as pool, log.open("a") as file:
+            futures = {pool.submit(work, t, arguments.checkpoint): t for t in tasks}
+            for k, future in enumerate(as_completed(futures)):
+                task = futures[future]
+                if future.exception():
+                    print(f"{task.key}: {future.exception()!r}", flush=True)
+                    continue
+                file.write(json.dumps(future.result()) + "\n")
+                file.flush()
+                print(time.strftime("%H:%M:%S"), f"{k + 1} of {len(tasks)}", task.key, flush=True)
+    from tables import write_tables
+
+    write_tables(log, arguments.results)
 
 
 if __name__ == "__main__":
