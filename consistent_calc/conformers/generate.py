@@ -24,7 +24,7 @@ from consistent_calc.conformers.deduplicate import best_rmsd, heavy_atoms, uniqu
 from consistent_calc.conformers.input import MoleculeInput
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
 from consistent_calc.conformers.result import ConformerEnsemble, conformer_positions
-from consistent_calc.conformers.stereo import GeometryCheck
+from consistent_calc.conformers.stereo import GeometryCheck, perceived_smiles
 from consistent_calc.errors import ConfigurationError, ConformerError
 from consistent_calc.relaxation import Relaxation, relax
 from consistent_calc.structures import StructureBatch
@@ -293,6 +293,7 @@ def _ensemble(
     energies, entry = relaxation.energy[kept], samples.input
     mol = with_conformers(samples.mol, [relaxed[k] for k in kept])
     pairs = heavy_atoms(with_conformers(samples.mol, [x for k in kept for x in (generated[k], relaxed[k])]))
+    isomers = tuple(perceived_smiles(mol))
     moved = [best_rmsd(pairs, 2 * k, 2 * k + 1) for k in range(len(kept))]
     return ConformerEnsemble(
         id=entry.id,
@@ -307,13 +308,18 @@ def _ensemble(
         gaps=(relaxation.initial_energy[kept] - energies) / KCAL_PER_MOL,
         agreement=score_force_cosines(model, samples.mol, [generated[k] for k in kept], options.level),
         converged=relaxation.converged[kept],
+        isomers=isomers,
         counts=dict(samples.counts),
-        notes=(*samples.notes, *_closing_notes(samples, relaxation, kept, options)),
+        notes=(*samples.notes, *_closing_notes(samples, relaxation, kept, isomers, options)),
     )
 
 
-def _closing_notes(samples: Samples, relaxation: Relaxation, kept: list[int], options: ConformerOptions) -> list[str]:
+def _closing_notes(
+    samples: Samples, relaxation: Relaxation, kept: list[int], isomers: tuple[str, ...], options: ConformerOptions
+) -> list[str]:
     notes = []
+    if len(set(isomers)) > 1:
+        notes.append(f"the conformers are of {len(set(isomers))} stereoisomers, see the tag smiles_3d")
     if len(kept) < options.n:
         made = samples.counts["embedded"] or samples.counts["sampled"]
         notes.append(f"{len(kept)} distinct conformers found in {made} samples; {options.n} asked")

@@ -326,4 +326,4 @@ def _stereo_notes(mol: Mol) -> tuple[str, ...]:
     missing = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in zip(counts.values(), words, strict=True) if n > 0]
     if not missing:
         return ()
-    return (f"unspecified stereochemistry at {' and '.join(missing)}: conformers may be of different stereoisomers",)
+    return (f"unspecified stereochemistry at {' and '.join(missing)}",)

@@ -37,6 +37,8 @@ class ConformerEnsemble:
         agreement: float64 ``[n]``, cosine between score and force at the generated geometry, see
             :mod:`consistent_calc.conformers.agreement`.
         converged: bool ``[n]``, whether the relaxation met its force threshold.
+        isomers: SMILES with the stereochemistry that each conformer has in 3D; they differ where the input leaves it
+            open.
         counts: samples by fate: ``requested``, ``embedded``, ``denoised``, ``kept`` and each reason for a loss.
         notes: what the user should know.
     """
@@ -53,6 +55,7 @@ class ConformerEnsemble:
     gaps: Tensor
     agreement: Tensor
     converged: Tensor
+    isomers: tuple[str, ...]
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
 
@@ -70,6 +73,7 @@ class ConformerEnsemble:
             "id": self.id,
             "name": self.name,
             "smiles": self.smiles,
+            "smiles_3d": self.isomers[k],
             "conformer": str(k + 1),
             "n": str(len(self)),
             "level": self.level,

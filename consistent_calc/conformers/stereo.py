@@ -22,6 +22,17 @@ _CHIRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_C
 _CIS_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOZ)
 
 
+def perceived_smiles(mol: Mol) -> list[str]:
+    """Canonical SMILES with the stereochemistry of each conformer, read from its positions alone."""
+    out = []
+    with rdBase.BlockLogs():
+        for conformer in mol.GetConformers():
+            seen = Chem.Mol(mol, confId=conformer.GetId())
+            Chem.AssignStereochemistryFrom3D(seen, conformer.GetId(), replaceExistingTags=True)
+            out.append(Chem.MolToSmiles(Chem.RemoveHs(seen)))
+    return out
+
+
 class GeometryCheck:
     """Compares geometries with one molecule.
 

@@ -198,6 +198,16 @@ def test_unconverged_conformers_are_marked(force_field):
     assert any("did not reach fmax" in note for note in result.notes)
 
 
+def test_every_conformer_tells_its_stereoisomer(force_field):
+    smiles = "CC(O)C(=O)O"
+    result = generate_conformers(smiles, n=8, model=force_field(smiles), denoise=False)
+    assert set(result.isomers) == {"C[C@H](O)C(=O)O", "C[C@@H](O)C(=O)O"}
+    assert any("2 stereoisomers" in note for note in result.notes)
+    assert result.properties(0)["smiles_3d"] == result.isomers[0]
+    specified = generate_conformers(ALANINE, n=3, model=force_field(ALANINE), denoise=False)
+    assert set(specified.isomers) == {Chem.CanonSmiles(ALANINE)}
+
+
 def test_sdf_round_trip(diol, tmp_path):
     path = tmp_path / "out.sdf"
     diol.write_sdf(path)
