@@ -65,6 +65,7 @@ def energy(
     with clear_errors():
         from ase.calculators.singlepoint import SinglePointCalculator
         from ase.io import write
+        from ase.stress import full_3x3_to_voigt_6_stress
 
         from consistent_calc.structures import StructureBatch
 
@@ -76,7 +77,7 @@ def energy(
             atoms.calc = None  # energies that came with the file must not pass for results
             try:
                 batch = StructureBatch.from_ase(atoms, charge=charge).validate(model.elements)
-                prediction = model.predict(batch, level=level)
+                prediction = model.predict(batch, level=level, stress=bool(batch.pbc.any()))
             except InvalidStructureError as error:
                 failures += 1
                 message = f"[red]{error.reason}: {escape(str(error))}[/]"
@@ -86,9 +87,10 @@ def energy(
                 atoms.info["charge"] = charge
             assert prediction.forces is not None
             value, forces = float(prediction.energy[0]), prediction.forces.double().cpu().numpy()
-            atoms.calc = SinglePointCalculator(
-                atoms, energy=value, forces=forces, charges=prediction.charges.double().cpu().numpy()
-            )
+            results = {"energy": value, "forces": forces, "charges": prediction.charges.double().cpu().numpy()}
+            if prediction.stress is not None:
+                results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().cpu().numpy())
+            atoms.calc = SinglePointCalculator(atoms, **results)
             largest = f"{float(prediction.forces.norm(dim=1).max()):.4f}"
             table.add_row(str(k), atoms.get_chemical_formula(), f"{batch.charge[0]:+.0f}", f"{value:.5f}", largest)
         out.print(table)

@@ -66,7 +66,7 @@ class StructureBatch:
         stereo: Any = None,
         dtype: torch.dtype = torch.float64,
     ) -> StructureBatch:
-        """One structure from anything ``torch.as_tensor`` takes.
+        """One structure from copies of anything ``torch.as_tensor`` takes.
 
         Args:
             numbers: ``[n_atoms]``.
@@ -78,10 +78,13 @@ class StructureBatch:
             dtype: of the floating-point tensors.
 
         Raises:
-            InvalidStructureError: another number of positions than of atomic numbers.
+            InvalidStructureError: another number of positions than of atomic numbers, or a cell of another shape.
         """
-        z = torch.as_tensor(numbers, dtype=torch.int64).reshape(-1)
-        r = torch.as_tensor(positions, dtype=dtype).reshape(-1, 3)
+        z = torch.as_tensor(numbers, dtype=torch.int64).clone().reshape(-1)
+        r = torch.as_tensor(positions, dtype=dtype).clone().reshape(-1, 3)
+        box = torch.zeros(3, 3, dtype=dtype) if cell is None else torch.as_tensor(cell, dtype=dtype).clone()
+        if box.shape != (3, 3):
+            raise InvalidStructureError(f"A cell is three vectors, [3, 3], and not {list(box.shape)}.")
         if len(z) != len(r):
             raise InvalidStructureError(f"There are {len(z)} atomic numbers but {len(r)} positions.")
         pbc_row = torch.as_tensor(pbc, dtype=torch.bool).expand(3).reshape(1, 3)
@@ -93,9 +96,7 @@ class StructureBatch:
             numbers=z,
             positions=r,
             graph=torch.zeros_like(z),
-            cell=torch.zeros(1, 3, 3, dtype=dtype)
-            if cell is None
-            else torch.as_tensor(cell, dtype=dtype).view(1, 3, 3),
+            cell=box.reshape(1, 3, 3),
             pbc=pbc_row,
             charge=torch.tensor([float(charge)], dtype=dtype),
             bonds=bonds,
@@ -186,10 +187,19 @@ class StructureBatch:
     def from_pymatgen(
         cls, structure: Molecule | Structure | Sequence[Any], *, dtype: torch.dtype = torch.float64
     ) -> StructureBatch:
-        """From pymatgen molecules (open) or structures (periodic as their lattices say), with their charge."""
+        """From pymatgen molecules (open) or structures (periodic as their lattices say), with their charge.
+
+        Raises:
+            InvalidStructureError: a site is occupied only partly or by several elements.
+        """
         items: Sequence[Any] = structure if isinstance(structure, (list, tuple)) else [structure]
         parts = []
         for item in items:
+            if not item.is_ordered:
+                raise InvalidStructureError(
+                    f"{item.composition.reduced_formula} has sites that are shared by elements or partly empty; choose "
+                    "one ordered structure, e.g. with pymatgen's OrderDisorderedStructureTransformation."
+                )
             lattice = getattr(item, "lattice", None)
             parts.append(
                 cls.from_arrays(

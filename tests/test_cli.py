@@ -13,6 +13,7 @@ from rdkit import Chem
 from typer.testing import CliRunner, Result
 
 from consistent_calc import __version__
+from consistent_calc.calculator import ConsistentCalculator
 from consistent_calc.checkpoint import save_model
 from consistent_calc.cli import app
 from consistent_calc.model import ConsistentModel
@@ -49,6 +50,15 @@ def test_energy_reports_every_structure_and_goes_on_after_a_bad_one(
     first = read(tmp_path / "out.xyz", index=0)
     assert np.isfinite(first.get_potential_energy())
     assert first.get_forces().shape == (3, 3)
+
+
+def test_energies_of_crystals_come_with_their_stress(checkpoint: str, crystal: Atoms, tmp_path: Path) -> None:
+    write(tmp_path / "crystal.xyz", crystal)
+    assert (
+        run("energy", tmp_path / "crystal.xyz", "--checkpoint", checkpoint, "-o", tmp_path / "out.xyz").exit_code == 0
+    )
+    crystal.calc = ConsistentCalculator(checkpoint)
+    np.testing.assert_allclose(read(tmp_path / "out.xyz").get_stress(), crystal.get_stress(), atol=1e-6)
 
 
 def test_relax_writes_what_could_be_relaxed(checkpoint: str, file: Path, tmp_path: Path) -> None:

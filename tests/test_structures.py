@@ -98,6 +98,20 @@ class TestConversions:
         ion.AddConformer(conformer)
         assert StructureBatch.from_rdkit(ion).charge.tolist() == [1]
 
+    def test_pymatgen_sites_must_be_whole(self):
+        core = pytest.importorskip("pymatgen.core")
+        alloy = core.Structure(core.Lattice.cubic(4.0), [{"C": 0.5, "N": 0.5}], [[0, 0, 0]])
+        with pytest.raises(InvalidStructureError, match="shared by elements"):
+            StructureBatch.from_pymatgen(alloy)
+
+    def test_arrays_are_copied(self):
+        positions = np.zeros((1, 3))
+        batch = StructureBatch.from_arrays([6], positions)
+        positions += 1
+        assert float(batch.positions.abs().max()) == 0
+        with pytest.raises(InvalidStructureError, match="three vectors"):
+            StructureBatch.from_arrays([6], positions, cell=[1.0, 2.0, 3.0])
+
     def test_pymatgen(self, water, crystal):
         pytest.importorskip("pymatgen.core")
         water.info["charge"] = 2

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,6 +103,10 @@ class Samples:
 
     def __post_init__(self) -> None:
         self.check = GeometryCheck(self.mol)
+
+    def copy(self) -> Samples:
+        """Independent geometries, counts and notes."""
+        return replace(self, mol=Chem.Mol(self.mol), counts=Counter(self.counts), notes=list(self.notes))
 
 
 def derived_seed(seed: int, smiles: str, purpose: str) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from consistent_calc.conformers.generate import (
     ConformerOptions,
@@ -20,6 +23,9 @@ from consistent_calc.errors import ConformerError, ConsistentCalcError
 
 if TYPE_CHECKING:
     from consistent_calc.model import ConsistentModel
+
+#: Atoms of a batch that is not divided further when memory runs out.
+SMALLEST_BATCH = 64
 
 
 def stream(
@@ -66,6 +72,7 @@ def ensembles(
     """Denoises and relaxes all molecules together; an ensemble or an error for each."""
     if not batch:
         return []
+    untouched = [samples.copy() for samples in batch]
     try:
         seeded = [samples for samples in batch if not samples.from_noise]
         if options.denoise and seeded:
@@ -77,9 +84,17 @@ def ensembles(
             guide_samples(model, sampled, options)
         relaxed = relax_samples(model, alive, options) if alive else []
         relaxations = dict(zip(map(id, alive), relaxed, strict=True))
+    except torch.OutOfMemoryError as failed:
+        if len(batch) == 1 and options.max_atoms_per_batch <= SMALLEST_BATCH:
+            return [
+                ConformerError(f"The molecule is too large for the memory of the device: {failed}", "out_of_memory")
+            ]
+        # Smaller batches, alone and in parts: the results are the same.
+        smaller = replace(options, max_atoms_per_batch=max(options.max_atoms_per_batch // 4, SMALLEST_BATCH))
+        return [ensembles(model, [samples], smaller)[0] for samples in untouched]
     except ConsistentCalcError as error:
         # One molecule must not take the others with it: find it by running each alone.
-        return [error] if len(batch) == 1 else [ensembles(model, [samples], options)[0] for samples in batch]
+        return [error] if len(batch) == 1 else [ensembles(model, [samples], options)[0] for samples in untouched]
     outcomes: list[ConformerEnsemble | ConsistentCalcError] = []
     for samples in batch:
         try:

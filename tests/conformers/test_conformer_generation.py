@@ -198,6 +198,25 @@ def test_unconverged_conformers_are_marked(force_field):
     assert any("did not reach fmax" in note for note in result.notes)
 
 
+def test_a_full_memory_makes_batches_smaller(force_field, monkeypatch):
+    model, limit, sizes = force_field(DIOL, BUTANE), 200, []
+    real = model.predict
+
+    def predict(batch, **options):
+        if batch.n_atoms > limit:
+            raise torch.OutOfMemoryError("no memory")
+        sizes.append(batch.n_atoms)
+        return real(batch, **options)
+
+    monkeypatch.setattr(model, "predict", predict)
+    options = {"n": 20, "model": model, "denoise": False, "max_atoms_per_batch": 1000}
+    assert all(r.succeeded for r in generate_many([DIOL, BUTANE], **options))
+    assert max(sizes) > 64
+    limit = 1
+    failed = list(generate_many([DIOL, BUTANE], **options))
+    assert [r.failure.reason for r in failed] == ["out_of_memory"] * 2
+
+
 def test_every_conformer_tells_its_stereoisomer(force_field):
     smiles = "CC(O)C(=O)O"
     result = generate_conformers(smiles, n=8, model=force_field(smiles), denoise=False)
