@@ -168,6 +168,22 @@ class ConsistentModel(nn.Module):
         gradients, (energies, charges) = torch.func.grad(total, has_aux=True)(vectors)
         return gradients, energies, charges
 
+    def detached_edge_gradients(
+        self, vectors: Tensor, elements: Tensor, edges: Tensor, graph: Tensor, charge: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`edge_gradients`, but faster and without a graph, for edges as :func:`neighbor_list` gives them.
+
+        Only the sums of the gradients that make forces and stress are meaningful on the CPU, where the derivative of
+        one direction of a pair may be given to the other.
+        """
+        if torch.is_inference_mode_enabled():  # autograd does not work there, torch.func does
+            return self.edge_gradients(vectors, elements, edges, graph, charge, level)
+        with torch.enable_grad():
+            leaf = vectors.detach().requires_grad_()
+            energies, charges = self.atomic(leaf, elements, edges, graph, charge, level, self._messages())
+            (gradients,) = torch.autograd.grad(energies.sum(), leaf)
+        return gradients, energies.detach(), charges.detach()
+
     def predict(
         self, batch: StructureBatch, *, level: str | None = None, forces: bool = True, stress: bool = False
     ) -> Prediction:
@@ -185,17 +201,11 @@ class ConsistentModel(nn.Module):
         """
         batch, neighbors, vectors, arguments = self.prepare(batch, level)
         elements, *_, levels = arguments
-        if not (forces or stress):
-            with torch.no_grad():
-                raw, charges = self.atomic(vectors, *arguments, self._messages())
-        elif torch.is_inference_mode_enabled():  # autograd does not work there, torch.func does
-            gradients, raw, charges = self.edge_gradients(vectors, *arguments)
-        else:
-            with torch.enable_grad():
-                raw, charges = self.atomic(vectors.requires_grad_(), *arguments, self._messages())
-                (gradients,) = torch.autograd.grad(raw.sum(), vectors)
         with torch.no_grad():
-            raw, charges, vectors = raw.detach(), charges.detach(), vectors.detach()
+            if forces or stress:
+                gradients, raw, charges = self.detached_edge_gradients(vectors, *arguments)
+            else:
+                raw, charges = self.atomic(vectors, *arguments, self._messages())
             energies = raw.double() + self.references[levels[batch.graph], elements]
             return Prediction(
                 energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),

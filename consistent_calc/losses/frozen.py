@@ -43,7 +43,7 @@ class FrozenEnergy:
         self._structures = structures
         self._elements = model.element_indices(structures)
         self._levels = torch.full_like(structures.counts, level)
-        self._edge_gradients = edge_gradients or model.edge_gradients
+        self._edge_gradients = edge_gradients or model.detached_edge_gradients
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Energies ``[n_graphs]`` in eV without atomic references; differentiable in ``positions [n_atoms, 3]``."""

@@ -50,7 +50,9 @@ class Objective:
         wrap: Callable[..., Callable[..., Any]] = torch.compile if compile else (lambda f, **_: f)
         self._edge_gradients = wrap(model.edge_gradients, dynamic=True, fullgraph=True)
         self._atomic = wrap(model.atomic, dynamic=True, fullgraph=True)
-        self._frozen_gradients = None if frozen is None else wrap(frozen.edge_gradients, dynamic=True, fullgraph=True)
+        self._frozen_gradients: Callable[..., Any] | None = None
+        if compile and frozen is not None and frozen.device.type != "cpu":  # the CPU has kernels of its own for that
+            self._frozen_gradients = torch.compile(frozen.edge_gradients, dynamic=True, fullgraph=True)
         self._displacements = wrap(model.displacements, dynamic=True, fullgraph=True)
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
