@@ -1,0 +1,224 @@
+"""Energies and forces beside other models that run offline, in one process: milliseconds and ratios.
+
+    pip install --no-deps torchani==2.2.4 && pip install lark tblite
+    pip download --no-deps auto3d==2.3.1 && python -m zipfile -e Auto3D-*.whl auto3d
+    python benchmarks/speed/run.py --aimnet2 auto3d/Auto3D/models/aimnet2_wb97m-d3_0.jpt
+
+Molecules are straight-chain peptides of growing length next to ethanol and aspirin; peers that are not installed are
+left out. Run it on a quiet machine. The methods take turns, and the smallest of the times is reported: other work on
+the machine can only make a time longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.build import molecule
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from rdkit.Chem.rdForceFieldHelpers import MMFFOptimizeMolecule
+
+from consistent_calc import ConsistentCalculator, ConsistentModel, StructureBatch, load_model
+
+SMILES = {
+    9: "CCO",
+    21: "CC(=O)Oc1ccccc1C(=O)O",
+    52: "CC(=O)N[C@@H](Cc1ccccc1)C(=O)N[C@@H](C)C(=O)NCC(=O)NC",
+    102: "CC(=O)N[C@@H](Cc1ccccc1)C(=O)N[C@@H](C)C(=O)N[C@@H](CO)C(=O)N[C@@H](CC(C)C)C(=O)N[C@@H](C)C(=O)NCC(=O)NC",
+}
+BATCH = 256
+#: Atoms per water molecule, and the edge of a cube that holds one at the density of the liquid, Angstrom.
+WATER, WATER_EDGE = 3, 3.106
+
+#: Evaluates a batch once, energies and forces.
+Evaluate = Callable[[], Any]
+
+
+def structure(smiles: str) -> StructureBatch:
+    """An MMFF94 minimum."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    MMFFOptimizeMolecule(mol, maxIters=2000)
+    x = mol.GetConformer().GetPositions()
+    return StructureBatch.from_arrays([a.GetAtomicNum() for a in mol.GetAtoms()], x)
+
+
+def water_box(n_molecules: int) -> StructureBatch:
+    """Water molecules in random orientations on a cubic grid, periodic."""
+    rng = np.random.default_rng(0)
+    side = round(n_molecules ** (1 / 3))
+    water = molecule("H2O")
+    x = water.positions - water.positions.mean(0)
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1).reshape(-1, 3) * WATER_EDGE
+    turned = [x @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + g for g in grid]
+    numbers = np.tile(water.numbers, len(grid))
+    return StructureBatch.from_arrays(
+        numbers, np.concatenate(turned), cell=np.eye(3) * side * WATER_EDGE, pbc=True, charge=0.0
+    )
+
+
+def ours(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
+    """Neighbor search included."""
+    return lambda: model.predict(batch)
+
+
+def without_kernels(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
+    """The same network in plain torch."""
+
+    class Plain:
+        def __enter__(self) -> None:
+            model._messages = lambda: None  # type: ignore[method-assign]
+
+        def __exit__(self, *_: object) -> None:
+            del model._messages
+
+    def evaluate() -> None:
+        with Plain():
+            model.predict(batch)
+
+    return evaluate
+
+
+def torchani_peers() -> dict[str, Callable[[StructureBatch], Evaluate]]:
+    """ANI-1ccx, eight networks; for molecules of equal size."""
+    try:
+        import torchani
+    except ImportError:
+        return {}
+    ani = torchani.models.ANI1ccx(periodic_table_index=True)
+
+    def prepare(batch: StructureBatch) -> Evaluate:
+        numbers = batch.numbers.reshape(batch.n_graphs, -1)
+        x = batch.positions.float().reshape(batch.n_graphs, -1, 3)
+
+        def evaluate() -> Any:
+            leaf = x.clone().requires_grad_()
+            return torch.autograd.grad(ani((numbers, leaf)).energies.sum(), leaf)
+
+        return evaluate
+
+    return {"ANI-1ccx (8 networks)": prepare}
+
+
+def aimnet2_peers(path: Path | None) -> dict[str, Callable[[StructureBatch], Evaluate]]:
+    """One AIMNet2 network, for molecules of equal size, in float32 as it comes."""
+    if path is None:
+        return {}
+    network = torch.jit.load(str(path), map_location="cpu")
+
+    def prepare(batch: StructureBatch) -> Evaluate:
+        numbers = batch.numbers.reshape(batch.n_graphs, -1)
+        x, charge = batch.positions.float().reshape(batch.n_graphs, -1, 3), batch.charge.float()
+
+        def evaluate() -> Any:
+            leaf = x.clone().requires_grad_()
+            energy = network({"coord": leaf, "numbers": numbers, "charge": charge})["energy"].sum()
+            return torch.autograd.grad(energy, leaf)
+
+        return evaluate
+
+    return {"AIMNet2 (1 network)": prepare}
+
+
+def gfn2_peers() -> dict[str, Callable[[StructureBatch], Evaluate]]:
+    """GFN2-xTB by tblite, one molecule after the other."""
+    try:
+        from consistent_calc.labelling.gfn2 import Tblite
+
+        engine = Tblite("GFN2-xTB")
+    except ImportError:
+        return {}
+    return {"GFN2-xTB (tblite)": lambda batch: lambda: [_single(engine, one) for one in batch_members(batch)]}
+
+
+def _single(engine: Any, one: StructureBatch) -> None:
+    engine.single_point(one.numbers.numpy(), one.positions.numpy(), 0)
+
+
+def batch_members(batch: StructureBatch) -> Iterator[StructureBatch]:
+    """Structures one by one."""
+    return (batch[k] for k in range(batch.n_graphs))
+
+
+def fastest(methods: dict[str, Evaluate], seconds: float) -> dict[str, float]:
+    """The shortest time of each method in milliseconds; they take turns until ``seconds`` have passed."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for evaluate in methods.values():
+        evaluate()
+        evaluate()  # TorchScript optimises at the second call
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or min(map(len, times.values())) < 3:
+        for name, evaluate in methods.items():
+            start = time.perf_counter()
+            evaluate()
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * min(found) for name, found in times.items()}
+
+
+def dynamics(model: ConsistentModel, batch: StructureBatch, steps: int = 200) -> float:
+    """Milliseconds a step of NVE dynamics in ASE."""
+    from ase import units
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+    from ase.md.verlet import VelocityVerlet
+
+    (atoms,) = batch.to_ase()
+    atoms.calc = ConsistentCalculator(model)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    integrator = VelocityVerlet(atoms, 0.5 * units.fs)
+    integrator.run(10)
+    begin = time.perf_counter()
+    integrator.run(steps)
+    return 1e3 * (time.perf_counter() - begin) / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=None)
+    parser.add_argument("--aimnet2", type=Path, default=None, help="TorchScript file")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each system")
+    parser.add_argument("--boxes", type=int, nargs="*", default=[343, 6859], help="water molecules, cubes of integers")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "summary.csv")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = load_model(arguments.checkpoint)
+    peers = torchani_peers() | aimnet2_peers(arguments.aimnet2) | gfn2_peers()
+    rows: list[tuple[Any, ...]] = []
+
+    def add(system: str, atoms: int, batch: int, found: dict[str, float]) -> None:
+        for method, ms in found.items():
+            rows.append(
+                (system, atoms, batch, "cpu", arguments.threads, method, f"{ms:.4g}", f"{ms / found['ours']:.3g}")
+            )
+            print(*rows[-1], flush=True)
+
+    molecules = {n: structure(smiles) for n, smiles in SMILES.items()}
+    for n, one in molecules.items():
+        methods = {"ours": ours(model, one), "ours, plain torch": without_kernels(model, one)}
+        add("molecule", n, 1, fastest(methods | {k: prepare(one) for k, prepare in peers.items()}, arguments.seconds))
+    many = StructureBatch.concatenate([molecules[21]] * BATCH)
+    methods = {"ours": ours(model, many), "ours, plain torch": without_kernels(model, many)}
+    networks = {k: prepare(many) for k, prepare in peers.items() if not k.startswith("GFN2")}
+    add("batch", 21, BATCH, fastest(methods | networks, arguments.seconds))
+    add("dynamics in ASE, one step", 21, 1, {"ours": dynamics(model, molecules[21])})
+    for n in arguments.boxes:
+        box = water_box(n)
+        add("water box", box.n_atoms, 1, fastest({"ours": ours(model, box)}, 1.0))
+        print(f"peak memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
+    arguments.output.parent.mkdir(exist_ok=True)
+    with arguments.output.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("system", "atoms", "batch", "device", "threads", "method", "ms", "ratio_to_ours"))
+        table.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
