@@ -25,7 +25,7 @@ REORDER = {"reassoc", "contract", "nsz"}
 EDGES_PER_THREAD = 4000
 
 
-def _kernel(function: Callable[..., None]) -> Callable[..., None]:
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compiled at the first call with its types, in a second or two; kept on disk where that is possible."""
     try:
         return njit(nogil=True, fastmath=REORDER, cache=True)(function)
@@ -33,7 +33,7 @@ def _kernel(function: Callable[..., None]) -> Callable[..., None]:
         return njit(nogil=True, fastmath=REORDER)(function)
 
 
-@_kernel
+@_compiled
 def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
     """``out[c] = sum_k radial[k] weight[k, c]``, four k at a time, so that ``out`` is loaded and stored less."""
     n, size = weight.shape
@@ -45,13 +45,12 @@ def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
             out[c] += r0 * weight[k, c] + r1 * weight[k + 1, c] + r2 * weight[k + 2, c] + r3 * weight[k + 3, c]
         k += 4
     while k < n:
-        r0 = radial[k]
         for c in range(size):
-            out[c] += r0 * weight[k, c]
+            out[c] += radial[k] * weight[k, c]
         k += 1
 
 
-@_kernel
+@_compiled
 def _forward(  # type: ignore[no-untyped-def]
     first,
     last,
@@ -63,6 +62,7 @@ def _forward(  # type: ignore[no-untyped-def]
     node,
     features,
     widths,
+    with_features,
     kinds,
     basis,
     kind_weight,
@@ -96,14 +96,40 @@ def _forward(  # type: ignore[no-untyped-def]
                     y = harmonics[e, h]
                     there = features[j, row - f0 : row - f0 + width]
                     here = total[row : row + width]
-                    for c in range(width):
-                        here[c] += y * first_weights[c] + second_weights[c] * there[c]
+                    if with_features:
+                        for c in range(width):
+                            here[c] += y * first_weights[c] + second_weights[c] * there[c]
+                    else:
+                        for c in range(width):
+                            here[c] += y * first_weights[c]
                     row += width
                     h += 1
                 a += 2 * width
 
 
-@_kernel
+@_compiled
+def _products(slope, weight, out):  # type: ignore[no-untyped-def]
+    """``out = weight @ slope``, four rows at a time."""
+    n, k = len(weight), 0
+    while k + 4 <= n:
+        d0 = d1 = d2 = d3 = weight.dtype.type(0)
+        for c in range(slope.size):
+            x = slope[c]
+            d0 += x * weight[k, c]
+            d1 += x * weight[k + 1, c]
+            d2 += x * weight[k + 2, c]
+            d3 += x * weight[k + 3, c]
+        out[k], out[k + 1], out[k + 2], out[k + 3] = d0, d1, d2, d3
+        k += 4
+    while k < n:
+        dot = weight.dtype.type(0)
+        for c in range(slope.size):
+            dot += slope[c] * weight[k, c]
+        out[k] = dot
+        k += 1
+
+
+@_compiled
 def _backward(  # type: ignore[no-untyped-def]
     first,
     last,
@@ -115,6 +141,7 @@ def _backward(  # type: ignore[no-untyped-def]
     node,
     features,
     widths,
+    with_features,
     grad,
     grad_radial,
     grad_harmonics,
@@ -123,12 +150,15 @@ def _backward(  # type: ignore[no-untyped-def]
 ):
     f0 = widths[0]
     filters = np.empty_like(weight[0])
+    weights = np.empty_like(weight[0])
     slope = np.empty_like(weight[0])
     for i in range(first, last):
         mine, mine_grad = node[i], grad_node[i]
         for e in range(start[i], start[i + 1]):
             g = grad[sender[e]]
             _filters(radial[e], weight, filters)
+            for c in range(filters.size):
+                weights[c] = filters[c] * mine[c]
             for c in range(f0):
                 slope[c] = g[c]
             a, row, h, sign = f0, f0, 0, weight.dtype.type(-1)
@@ -138,7 +168,7 @@ def _backward(  # type: ignore[no-untyped-def]
                 first_slope, second_slope = slope[on_harmonics], slope[on_sender]
                 first_slope[:] = 0
                 second_slope[:] = 0
-                f1, f2, n1, n2 = filters[on_harmonics], filters[on_sender], mine[on_harmonics], mine[on_sender]
+                first_weights, second_weights = weights[on_harmonics], weights[on_sender]
                 for _ in range(2 * degree + 1):
                     y = sign * harmonics[e, h]
                     there = g[row : row + width]
@@ -147,9 +177,11 @@ def _backward(  # type: ignore[no-untyped-def]
                     dot = weight.dtype.type(0)
                     for c in range(width):
                         first_slope[c] += y * there[c]
-                        second_slope[c] += x[c] * there[c]
-                        gx[c] += there[c] * f2[c] * n2[c]
-                        dot += there[c] * f1[c] * n1[c]
+                        dot += there[c] * first_weights[c]
+                    if with_features:
+                        for c in range(width):
+                            second_slope[c] += x[c] * there[c]
+                            gx[c] += there[c] * second_weights[c]
                     grad_harmonics[e, h] = sign * dot
                     row += width
                     h += 1
@@ -158,11 +190,7 @@ def _backward(  # type: ignore[no-untyped-def]
             for c in range(slope.size):
                 mine_grad[c] += slope[c] * filters[c]
                 slope[c] *= mine[c]
-            for k in range(weight.shape[0]):
-                dot = weight.dtype.type(0)
-                for c in range(slope.size):
-                    dot += slope[c] * weight[k, c]
-                grad_radial[e, k] = dot
+            _products(slope, weight, grad_radial[e])
 
 
 class _SumMessages(torch.autograd.Function):
@@ -175,15 +203,17 @@ class _SumMessages(torch.autograd.Function):
         start, sender, weight, widths, related = rest
         arrays = [x.detach().contiguous().numpy() for x in (radial, weight, harmonics, node, features)]
         out = np.zeros((len(node), int(widths[0]) + features.shape[1]), arrays[0].dtype)
-        _in_threads(_forward, start, (sender, *arrays, widths, *related, out))
-        ctx.arguments = start, (sender, *arrays, widths)
+        # In the first layer the features of higher degree are zero, and constants.
+        with_features = ctx.needs_input_grad[3] or bool(arrays[-1].any())
+        _in_threads(_forward, start, (sender, *arrays, widths, with_features, *related, out))
+        ctx.arguments = start, (sender, *arrays, widths, with_features)
         return torch.from_numpy(out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         start, inputs = ctx.arguments
-        _, radial, _, harmonics, node, features, _ = inputs
+        _, radial, _, harmonics, node, features, *_ = inputs
         out = np.empty_like(radial), np.empty_like(harmonics), np.zeros_like(node), np.zeros_like(features)
         _in_threads(_backward, start, (*inputs, grad.contiguous().numpy(), *out))
         grad_radial, grad_harmonics, grad_node, grad_features = map(torch.from_numpy, out)
