@@ -1,6 +1,7 @@
-"""Relaxation of validation molecules from ETKDG with ASE's BFGS, one at a time, and in batch.
+"""Relaxation of molecules from ETKDG with ASE's BFGS, one at a time, and in batch.
 
-    python benchmarks/relaxation/run.py --data datasets/organic.h5 [--n 100]
+    python benchmarks/relaxation/run.py --data datasets/organic.h5 [--n 100]      # validation molecules
+    python benchmarks/relaxation/run.py --smiles benchmarks/conformers/drug_like.smi --n 200 --output FILE.json
 
 Counts how many converge to fmax 0.01 eV/Angstrom within 500 steps, in how many steps, and how many keep their bonds
 and stereochemistry; then relaxes the same geometries in one batch and compares energies and time.
@@ -26,29 +27,45 @@ from consistent_calc.errors import ConformerError
 from consistent_calc.units import KCAL_PER_MOL
 
 
-def seeds(store: Path, n: int, elements: tuple[int, ...]) -> list[Samples]:
-    """One ETKDG geometry of each of ``n`` molecules, evenly spread over the validation side."""
-    data = Store(store).read(Split.VALIDATION)
-    chosen = np.linspace(0, data.n_molecules - 1, n).astype(int)
+def validation_smiles(store: Path) -> list[str]:
+    """Molecules of the validation side."""
+    return [str(smiles) for smiles in Store(store).read(Split.VALIDATION).smiles]
+
+
+def listed_smiles(path: Path) -> list[str]:
+    """SMILES of a file: the first word of each line."""
+    lines = path.read_text().splitlines()
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+
+
+def seeds(smiles: list[str], n: int, elements: tuple[int, ...]) -> list[Samples]:
+    """One ETKDG geometry of each of ``n`` molecules, evenly spread over the list."""
+    chosen = np.linspace(0, len(smiles) - 1, n).astype(int)
     out = []
-    for entry in read_molecules([str(data.smiles[i]) for i in chosen], elements=elements):
+    for entry in read_molecules([smiles[i] for i in chosen], elements=elements):
         try:
-            out.append(embed(entry, ConformerOptions(n=1)))
+            samples = embed(entry, ConformerOptions(n=1, embed_timeout=20))
         except ConformerError as error:
             print(f"{entry.smiles}: {error.reason}")
+            continue
+        for conformer in list(samples.mol.GetConformers())[1:]:
+            samples.mol.RemoveConformer(conformer.GetId())
+        out.append(samples)
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("datasets/organic.h5"))
+    parser.add_argument("--smiles", type=Path, default=None, help="file of SMILES, in place of --data")
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "bfgs.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(arguments.checkpoint)
-    samples = seeds(arguments.data, arguments.n, model.elements)
+    smiles = listed_smiles(arguments.smiles) if arguments.smiles else validation_smiles(arguments.data)
+    samples = seeds(smiles, arguments.n, model.elements)
     start = StructureBatch.concatenate([StructureBatch.from_rdkit(s.mol)[0] for s in samples])
 
     rows, problems = [], []
