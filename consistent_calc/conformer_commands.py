@@ -15,7 +15,8 @@ from consistent_calc.console import Checkpoint, Device, Level, check_target, cle
 from consistent_calc.errors import DataError
 
 if TYPE_CHECKING:
-    from consistent_calc.conformers import ConformerEnsemble, ConformerResult
+    from consistent_calc.conformers import ConformerEnsemble, ConformerOptions, ConformerResult
+    from consistent_calc.conformers.report import ReportWriter
 
 #: Tables of single molecules are printed for jobs of up to this many.
 TABLES = 20
@@ -54,8 +55,6 @@ def conformers(
 ) -> None:
     """Generates, relaxes and ranks conformers; results are written as they come."""
     with clear_errors(), ExitStack() as stack:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
         from consistent_calc.conformers import ConformerOptions, run_conformer_job
         from consistent_calc.conformers.input import count_entries
         from consistent_calc.conformers.report import ReportWriter
@@ -72,34 +71,9 @@ def conformers(
             max_time=max_time,
             enumerate_stereo=enumerate_stereo,
         )
-        settings = {
-            "Conformers at most": n,
-            "Seed": seed,
-            "Window": "none" if window is None else f"{window} kcal/mol",
-            "Temperature": f"{temperature} K",
-            "Force threshold": f"{fmax} eV/Å",
-            "Method": method.value + (", all stereoisomers" if enumerate_stereo else ""),
-            "Model": "shipped" if checkpoint is None else checkpoint.name,
-        }
+        settings = _settings(options, checkpoint)
         page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings))
-        total = count_entries(sources)
-        bar = stack.enter_context(
-            Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=err)
-        )
-        task = bar.add_task("conformers", total=total)
-        failures: list[ConformerResult] = []
-
-        def show(result: ConformerResult) -> None:
-            bar.advance(task)
-            if page is not None:
-                page.add(result)
-            if result.ensemble is None:
-                failures.append(result)
-            elif total is None or total <= TABLES:
-                out.print(_conformer_table(result.ensemble))
-                for note in result.ensemble.notes:
-                    out.print(f"  [dim]{escape(note)}[/]", highlight=False)
-
+        display = stack.enter_context(_Display(count_entries(sources), page))
         try:
             done = run_conformer_job(
                 sources,
@@ -110,19 +84,69 @@ def conformers(
                 workers=workers,
                 scheduler=scheduler,
                 resume=resume,
-                on_result=show,
+                on_result=display.show,
             )
         except KeyboardInterrupt:
             err.print(f"Interrupted. The results so far are in {escape(str(output))}; --resume goes on with the rest.")
             raise typer.Exit(130) from None
-        bar.stop()
+        display.bar.stop()
         if page is not None:
             page.close()  # before the exit status of failed molecules, which would mark the page as unfinished
-        _print_failures(failures)
+        _print_failures(display.failures)
         skipped = f", {done.skipped} were there already" if done.skipped else ""
         n_all = done.written + done.n_failed
         out.print(f"{done.written} of {n_all} molecules written to {escape(str(output))}{skipped}", highlight=False)
         exit_on(done.n_failed, n_all)
+
+
+def _settings(options: ConformerOptions, checkpoint: Path | None) -> dict[str, object]:
+    """What the report tells of the job."""
+    return {
+        "Conformers at most": options.n,
+        "Seed": options.seed,
+        "Window": "none" if options.window is None else f"{options.window} kcal/mol",
+        "Temperature": f"{options.temperature} K",
+        "Force threshold": f"{options.fmax} eV/Å",
+        "Method": options.method + (", all stereoisomers" if options.enumerate_stereo else ""),
+        "Model": "shipped" if checkpoint is None else checkpoint.name,
+    }
+
+
+class _Display:
+    """Progress, and the results as they come: on the terminal if there are few, and on the page if there is one.
+
+    Args:
+        total: number of molecules, if known.
+        page: an open report.
+    """
+
+    def __init__(self, total: int | None, page: ReportWriter | None) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+        self.bar = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=err)
+        self.failures: list[ConformerResult] = []
+        self._task = self.bar.add_task("conformers", total=total)
+        self._page = page
+        self._tables = total is None or total <= TABLES
+
+    def __enter__(self) -> _Display:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, result: ConformerResult) -> None:
+        """Takes one result."""
+        self.bar.advance(self._task)
+        if self._page is not None:
+            self._page.add(result)
+        if result.ensemble is None:
+            self.failures.append(result)
+        elif self._tables:
+            out.print(_conformer_table(result.ensemble))
+            for note in result.ensemble.notes:
+                out.print(f"  [dim]{escape(note)}[/]", highlight=False)
 
 
 def _check_files(sources: list[str], output: Path, report: Path | None, *, resume: bool) -> None:
