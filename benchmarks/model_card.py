@@ -92,6 +92,17 @@ def short_figures() -> str:
     return "\n".join(lines)
 
 
+def noise_figures() -> str:
+    """How often pure noise becomes the molecule."""
+    found = results("conformers/results/noise.json")
+    samples = found["samples"]
+    lost = sum(n for name, n in samples.items() if name.startswith("sampling_"))
+    return (
+        f"{found['with_result']} of the {found['molecules']} molecules have a result; {samples['sampled']} of "
+        f"{samples['sampled'] + lost} attempts at these became the molecule"
+    )
+
+
 def card() -> str:
     """The whole model card."""
     accuracy, bfgs = results("accuracy/results/validation.json"), results("relaxation/results/bfgs.json")
@@ -137,6 +148,7 @@ def card() -> str:
             ["molecule", "precision", "atoms", "drift (meV/atom/ps)", "std (meV/atom)", "bonds intact", "steps/s"],
             dynamics,
         ),
+        "noise": noise_figures(),
         "conformers": table(["figure", "value"], [[k, v] for k, v in conformers.items()]),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: str(values[match[1]]), template)

@@ -1,6 +1,7 @@
 """Conformers of 100 test molecules: results, stereochemistry, strain and time.
 
     python benchmarks/conformers/quick.py [--n 10]
+    python benchmarks/conformers/quick.py --n 1 --method noise --output benchmarks/conformers/results/noise.json
 
 ``test_molecules.smi`` lists the molecules, all of test buckets (95-99). Stereochemistry is checked here once more,
 independently of the generator: the SMILES perceived from each 3D structure must be the input's.
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--molecules", type=Path, default=Path(__file__).parent / "test_molecules.smi")
     parser.add_argument("--n", type=int, default=10)
+    parser.add_argument("--method", default="seeds", help="seeds, noise or denoising")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "test_molecules.json")
     arguments = parser.parse_args()
@@ -48,7 +50,7 @@ def main() -> None:
     fates: Counter[str] = Counter()
     gaps, moved, stereo, conformers, total = [], [], [], 0, 0
     begin = time.perf_counter()
-    for result in generate_many(arguments.molecules, arguments.n, model=model):
+    for result in generate_many(arguments.molecules, arguments.n, model=model, method=arguments.method):
         total += 1
         if result.ensemble is None:
             failures[result.failure.reason] += 1
@@ -71,7 +73,7 @@ def main() -> None:
         "moved_A_median": float(np.median(moved)),
         "seconds": seconds,
         "seconds_per_conformer": seconds / max(conformers, 1),
-        "seconds_per_sample": seconds / max(fates["embedded"], 1),
+        "seconds_per_sample": seconds / max(fates["embedded"] + fates["sampled"], 1),
         "threads": arguments.threads,
     }
     print(json.dumps(results, indent=2))
