@@ -83,6 +83,8 @@ def _table(ensemble: ConformerEnsemble, colors: list[str], name: str) -> str:
     """The SD tags in which the conformers differ; each row has a box and a button for the script of the page."""
     rows = [ensemble.properties(k) for k in range(len(ensemble))]
     tags = [tag for tag in rows[0] if tag not in COMMON and tag != "conformer"]
+    if len(set(ensemble.isomers)) == 1:
+        tags.remove("smiles_3d")
     head = "".join(f'<th scope="col" title="SD tag {escape(t)}">{escape(HEADINGS.get(t, t))}</th>' for t in tags)
     body = "".join(
         f'<tr data-conformer="{k}"><td><input type="checkbox" autocomplete="off" checked '
