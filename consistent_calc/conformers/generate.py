@@ -132,7 +132,8 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs give its attributes a wrong type
     parameters.clearConfs = False
     parameters.trackFailures = True
-    parameters.timeout = options.embed_timeout  # of each conformer
+    longest = options.embed_timeout if options.max_time is None else min(options.embed_timeout, options.max_time)
+    parameters.timeout = math.ceil(longest)  # of each conformer
     causes: Counter[str] = Counter()
     notes = list(entry.notes)
     deadline = math.inf if options.max_time is None else time.monotonic() + options.max_time
