@@ -7,6 +7,7 @@ Every figure comes from a ``results/*.json`` beside the script that measured it;
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -74,6 +75,7 @@ def short_figures() -> str:
     """The paragraph and table of the README."""
     accuracy, bfgs = results("accuracy/results/validation.json"), results("relaxation/results/bfgs.json")
     nve, conformers = results("dynamics/results/nve.json"), results("conformers/results/test_molecules.json")
+    drugs = results("relaxation/results/drug_like.json")
     drift = max(abs(m["drift_meV_per_atom_ps"]) for m in nve["float64"].values())
     lines = [
         validation_table(accuracy),
@@ -82,14 +84,29 @@ def short_figures() -> str:
         f"{bfgs['bfgs_converged']} converge within 500 steps (median {bfgs['bfgs_steps_median']:.0f}), "
         f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry. "
         f"`relax` needs a median of {bfgs['batch_steps_median']:.0f} steps "
-        f"and {bfgs['bfgs_seconds'] / bfgs['batch_seconds']:.1f} times less time for the same molecules. "
+        f"and {bfgs['bfgs_seconds'] / bfgs['batch_seconds']:.1f} times less time for the same molecules; for "
+        f"{drugs['molecules']} drug-like ones with 20-50 heavy atoms, {drugs['bfgs_seconds'] / drugs['batch_seconds']:.1f} "
+        "times less. "
         f"NVE dynamics of aspirin and alanine dipeptide at 300 K: drift at most {drift:.2g} meV per atom and ps "
         "(float64, 5 ps). "
         f"Conformers of {conformers['molecules']} test SMILES: {conformers['with_result']} with a result, "
         f"{conformers['stereo_kept']} of {conformers['conformers']} conformers with the stereochemistry asked for, "
-        f"{conformers['seconds_per_conformer']:.2g} s a conformer with {conformers['threads']} CPU thread(s).",
+        f"{conformers['seconds_per_conformer']:.2g} s a conformer with {conformers['threads']} CPU thread(s). "
+        + speed_figures(),
     ]
     return "\n".join(lines)
+
+
+def speed_figures() -> str:
+    """Times beside AIMNet2, as ratios."""
+    with (HERE / "speed/results/summary.csv").open(newline="") as file:
+        rows = {(r["system"], int(r["atoms"]), r["method"]): float(r["ratio_to_ours"]) for r in csv.DictReader(file)}
+    peer = "AIMNet2 (1 network)"
+    return (
+        f"Energies and forces of one molecule of 21 atoms on one core: {peer} takes {rows['molecule', 21, peer]:.1f} "
+        f"times as long, of 102 atoms {rows['molecule', 102, peer]:.1f} times, of a batch of 256 "
+        f"{rows['batch', 21, peer]:.1f} times (`benchmarks/speed/results/`)."
+    )
 
 
 def noise_figures() -> str:
