@@ -1,6 +1,6 @@
 """Energies and forces beside other models that run offline, in one process: milliseconds and ratios.
 
-    pip install --no-deps torchani==2.2.4 && pip install lark tblite
+    pip install tblite
     pip download --no-deps auto3d==2.3.1 && python -m zipfile -e Auto3D-*.whl auto3d
     python benchmarks/speed/run.py --aimnet2 auto3d/Auto3D/models/aimnet2_wb97m-d3_0.jpt
 
@@ -87,27 +87,6 @@ def without_kernels(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
     return evaluate
 
 
-def torchani_peers() -> dict[str, Callable[[StructureBatch], Evaluate]]:
-    """ANI-1ccx, eight networks; for molecules of equal size."""
-    try:
-        import torchani
-    except ImportError:
-        return {}
-    ani = torchani.models.ANI1ccx(periodic_table_index=True)
-
-    def prepare(batch: StructureBatch) -> Evaluate:
-        numbers = batch.numbers.reshape(batch.n_graphs, -1)
-        x = batch.positions.float().reshape(batch.n_graphs, -1, 3)
-
-        def evaluate() -> Any:
-            leaf = x.clone().requires_grad_()
-            return torch.autograd.grad(ani((numbers, leaf)).energies.sum(), leaf)
-
-        return evaluate
-
-    return {"ANI-1ccx (8 networks)": prepare}
-
-
 def aimnet2_peers(path: Path | None) -> dict[str, Callable[[StructureBatch], Evaluate]]:
     """One AIMNet2 network, for molecules of equal size, in float32 as it comes."""
     if path is None:
@@ -190,7 +169,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = load_model(arguments.checkpoint)
-    peers = torchani_peers() | aimnet2_peers(arguments.aimnet2) | gfn2_peers()
+    peers = aimnet2_peers(arguments.aimnet2) | gfn2_peers()
     rows: list[tuple[Any, ...]] = []
 
     def add(system: str, atoms: int, batch: int, found: dict[str, float]) -> None:
