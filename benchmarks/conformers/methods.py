@@ -25,9 +25,9 @@ from rdkit.Chem.rdForceFieldHelpers import MMFFHasAllMoleculeParams, MMFFOptimiz
 
 from consistent_calc import ConsistentModel, StructureBatch, relax
 from consistent_calc.conformers import ConformerOptions, MoleculeInput
-from consistent_calc.conformers.generate import derived_seed, relax_samples
-from consistent_calc.conformers.sample import guide_samples, refine_samples, sample_from_noise
-from consistent_calc.conformers.stream import start
+from consistent_calc.conformers.generate import derived_seed, n_samples, relax_samples, with_conformers
+from consistent_calc.conformers.sample import draw_samples
+from consistent_calc.conformers.stream import sampling_error, start
 from consistent_calc.errors import ConformerError, LabellingError
 from consistent_calc.labelling.engine import Engine
 from consistent_calc.units import KCAL_PER_MOL
@@ -35,9 +35,9 @@ from consistent_calc.units import KCAL_PER_MOL
 Array = NDArray[np.float64]
 
 METHODS = ("etkdg", "mmff", "gfn2", "etkdg_ours", "mmff_ours", "seeds", "noise")
-N_SAMPLES = 10
-#: ``n`` of the options for which the generator makes ten samples.
+#: Options with which the generator makes ten samples, and their number for the other methods.
 OPTIONS = ConformerOptions(n=6)
+N_SAMPLES = n_samples(OPTIONS)
 
 
 @dataclass(eq=False)
@@ -150,14 +150,9 @@ def with_model(mol: Chem.Mol, seeds: Outcome, model: ConsistentModel) -> Outcome
 def ours(entry: MoleculeInput, options: ConformerOptions, model: ConsistentModel) -> Outcome:
     """The generator of the package, with all its samples kept: no deduplication, no window."""
     samples = start(entry, options)
-    if samples.from_noise:
-        sample_from_noise(model, [samples], options)
-    else:
-        refine_samples(model, [samples], options)
+    draw_samples(model, [samples], options)
     if samples.mol.GetNumConformers() == 0:
-        reason = samples.no_seeds.reason if samples.no_seeds else "sampling_failed"
-        raise ConformerError("No sample became the molecule.", reason)
-    guide_samples(model, [samples], options)
+        raise sampling_error(samples)
     raw = positions(samples.mol)
     (found,) = relax_samples(model, [samples], options)
     final = found.batch.positions.reshape(raw.shape).numpy()
@@ -176,10 +171,4 @@ def positions(mol: Chem.Mol) -> Array:
 
 def with_positions(mol: Chem.Mol, x: Array) -> Chem.Mol:
     """A copy of the molecule with these conformers."""
-    out = Chem.Mol(mol)
-    out.RemoveAllConformers()
-    for one in x:
-        conformer = Chem.Conformer(mol.GetNumAtoms())
-        conformer.SetPositions(np.ascontiguousarray(one))
-        out.AddConformer(conformer, assignId=True)
-    return out
+    return with_conformers(mol, list(torch.from_numpy(x)))

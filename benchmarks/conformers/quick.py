@@ -17,22 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rdkit import Chem
+from measure import same_stereo
+from methods import positions
 
 from consistent_calc import load_model
-from consistent_calc.conformers import ConformerEnsemble, generate_many
-
-
-def same_stereo(ensemble: ConformerEnsemble) -> list[bool]:
-    """Whether the isomeric SMILES perceived from each conformer is that of the input, where the input specifies it."""
-    wanted = Chem.MolFromSmiles(ensemble.smiles)
-    out = []
-    for k in range(len(ensemble)):
-        mol = Chem.Mol(ensemble.mol, confId=k)
-        Chem.AssignStereochemistryFrom3D(mol, k)
-        seen = Chem.RemoveHs(mol)
-        out.append(seen.HasSubstructMatch(wanted, useChirality=True))
-    return out
+from consistent_calc.conformers import generate_many
 
 
 def main() -> None:
@@ -60,7 +49,7 @@ def main() -> None:
         fates.update(result.ensemble.counts)
         gaps.extend(result.ensemble.gaps.tolist())
         moved.extend(result.ensemble.moved.tolist())
-        stereo.extend(same_stereo(result.ensemble))
+        stereo.extend(same_stereo(result.ensemble.mol, result.ensemble.smiles, positions(result.ensemble.mol)))
     seconds = time.perf_counter() - begin
     results = {
         "molecules": total,

@@ -32,6 +32,10 @@ def _mean_of(key: str) -> Callable[[Row], float]:
     return lambda row: float(np.mean(row[key])) if row.get(key) else np.nan
 
 
+def _rmsd(pick: Callable[[list[float]], float]) -> Callable[[Row], float]:
+    return lambda row: pick(row["rmsd"]) if row.get("rmsd") else np.nan
+
+
 def _number(*keys: str) -> Callable[[Row], float]:
     def get(row: Row) -> float:
         value: Any = row
@@ -67,10 +71,10 @@ METRICS: dict[str, tuple[Callable[[Row], float], Callable[..., Any]]] = {
     "failure_share": (lambda row: float(row["failure"] is not None), np.nanmean),
     "stereo_exact_raw": (_mean_of("stereo_raw"), np.nanmean),
     "stereo_exact_final": (_mean_of("stereo_final"), np.nanmean),
-    "rmsd_first_A_median": (lambda row: row["rmsd"][0] if row.get("rmsd") else np.nan, np.nanmedian),
-    "rmsd_first_A_mean": (lambda row: row["rmsd"][0] if row.get("rmsd") else np.nan, np.nanmean),
-    "rmsd_best_of_10_A_median": (lambda row: min(row["rmsd"]) if row.get("rmsd") else np.nan, np.nanmedian),
-    "rmsd_best_of_10_A_mean": (lambda row: min(row["rmsd"]) if row.get("rmsd") else np.nan, np.nanmean),
+    "rmsd_first_A_median": (_rmsd(lambda values: values[0]), np.nanmedian),
+    "rmsd_first_A_mean": (_rmsd(lambda values: values[0]), np.nanmean),
+    "rmsd_best_of_10_A_median": (_rmsd(min), np.nanmedian),
+    "rmsd_best_of_10_A_mean": (_rmsd(min), np.nanmean),
     "raw_strain_gfn2_kcal_mol_median": (_number("strain"), np.nanmedian),
     "final_strain_gfn2_kcal_mol_median": (_number("strain_final"), np.nanmedian),
     "above_best_gfn2_kcal_mol_mean": (_above("gfn2_best"), np.nanmean),

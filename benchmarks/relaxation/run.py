@@ -19,7 +19,7 @@ import torch
 from ase.optimize import BFGS
 
 from consistent_calc import ConsistentCalculator, StructureBatch, load_model, relax
-from consistent_calc.conformers import read_molecules
+from consistent_calc.conformers import MoleculeInput, read_molecules
 from consistent_calc.conformers.generate import ConformerOptions, Samples, embed
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store
@@ -32,25 +32,14 @@ def validation_smiles(store: Path) -> list[str]:
     return [str(smiles) for smiles in Store(store).read(Split.VALIDATION).smiles]
 
 
-def listed_smiles(path: Path) -> list[str]:
-    """SMILES of a file: the first word of each line."""
-    lines = path.read_text().splitlines()
-    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-
-
-def seeds(smiles: list[str], n: int, elements: tuple[int, ...]) -> list[Samples]:
-    """One ETKDG geometry of each of ``n`` molecules, evenly spread over the list."""
-    chosen = np.linspace(0, len(smiles) - 1, n).astype(int)
+def seeds(entries: list[MoleculeInput], n: int) -> list[Samples]:
+    """ETKDG geometries of ``n`` molecules, evenly spread over the list."""
     out = []
-    for entry in read_molecules([smiles[i] for i in chosen], elements=elements):
+    for i in np.linspace(0, len(entries) - 1, n).astype(int):
         try:
-            samples = embed(entry, ConformerOptions(n=1, embed_timeout=20))
+            out.append(embed(entries[i], ConformerOptions(n=1, embed_timeout=20)))
         except ConformerError as error:
-            print(f"{entry.smiles}: {error.reason}")
-            continue
-        for conformer in list(samples.mol.GetConformers())[1:]:
-            samples.mol.RemoveConformer(conformer.GetId())
-        out.append(samples)
+            print(f"{entries[i].smiles}: {error.reason}")
     return out
 
 
@@ -64,8 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(arguments.checkpoint)
-    smiles = listed_smiles(arguments.smiles) if arguments.smiles else validation_smiles(arguments.data)
-    samples = seeds(smiles, arguments.n, model.elements)
+    sources = arguments.smiles or validation_smiles(arguments.data)
+    samples = seeds(list(read_molecules(sources, elements=model.elements)), arguments.n)
     start = StructureBatch.concatenate([StructureBatch.from_rdkit(s.mol)[0] for s in samples])
 
     rows, problems = [], []

@@ -12,10 +12,11 @@ the machine can only make a time longer. (``results/`` were taken with one other
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,9 @@ def ours(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
 
 def without_kernels(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
     """The same network in plain torch."""
-
-    class Plain:
-        def __enter__(self) -> None:
-            model._messages = lambda: None  # type: ignore[method-assign]
-
-        def __exit__(self, *_: object) -> None:
-            del model._messages
-
-    def evaluate() -> None:
-        with Plain():
-            model.predict(batch)
-
-    return evaluate
+    plain = copy.copy(model)
+    plain._messages = lambda: None  # type: ignore[method-assign]
+    return ours(plain, batch)
 
 
 def aimnet2_peers(path: Path | None) -> dict[str, Callable[[StructureBatch], Evaluate]]:
@@ -108,23 +99,19 @@ def aimnet2_peers(path: Path | None) -> dict[str, Callable[[StructureBatch], Eva
 
 
 def gfn2_peers() -> dict[str, Callable[[StructureBatch], Evaluate]]:
-    """GFN2-xTB by tblite, one molecule after the other."""
+    """GFN2-xTB by tblite, for one neutral molecule."""
     try:
         from consistent_calc.labelling.gfn2 import Tblite
 
         engine = Tblite("GFN2-xTB")
     except ImportError:
         return {}
-    return {"GFN2-xTB (tblite)": lambda batch: lambda: [_single(engine, one) for one in batch_members(batch)]}
 
+    def prepare(batch: StructureBatch) -> Evaluate:
+        numbers, x = batch.numbers.numpy(), batch.positions.numpy()
+        return lambda: engine.single_point(numbers, x, 0)
 
-def _single(engine: Any, one: StructureBatch) -> None:
-    engine.single_point(one.numbers.numpy(), one.positions.numpy(), 0)
-
-
-def batch_members(batch: StructureBatch) -> Iterator[StructureBatch]:
-    """Structures one by one."""
-    return (batch[k] for k in range(batch.n_graphs))
+    return {"GFN2-xTB (tblite)": prepare}
 
 
 def fastest(methods: dict[str, Evaluate], seconds: float) -> dict[str, float]:

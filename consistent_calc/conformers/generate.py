@@ -6,12 +6,13 @@ on what else is in the batch.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,7 +107,9 @@ class Samples:
 
     def copy(self) -> Samples:
         """Independent geometries, counts and notes."""
-        return replace(self, mol=Chem.Mol(self.mol), counts=Counter(self.counts), notes=list(self.notes))
+        out = copy.copy(self)  # with the same check, which knows the molecule only
+        out.mol, out.counts, out.notes = Chem.Mol(self.mol), Counter(self.counts), list(self.notes)
+        return out
 
 
 def derived_seed(seed: int, smiles: str, purpose: str) -> int:

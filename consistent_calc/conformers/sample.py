@@ -22,6 +22,20 @@ NOISE_STEPS = 16
 ROUNDS = 3
 
 
+def draw_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
+    """Everything before the relaxation: seeds are refined, or structures made from noise, and guided by the forces.
+
+    A molecule that noise never becomes is left without conformers.
+    """
+    seeded = [samples for samples in batch if not samples.from_noise]
+    if options.denoise and seeded:
+        refine_samples(model, seeded, options)
+    sample_from_noise(model, [samples for samples in batch if samples.from_noise], options)
+    sampled = [s for s in batch if s.mol.GetNumConformers() > 0 and (options.denoise or s.from_noise)]
+    if options.guidance and sampled:
+        guide_samples(model, sampled, options)
+
+
 def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
     """Replaces the seeds by denoised samples; a sample that breaks the molecule falls back to its seed."""
     from consistent_calc.diffusion.samplers import refine

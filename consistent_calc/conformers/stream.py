@@ -18,7 +18,7 @@ from consistent_calc.conformers.generate import (
 )
 from consistent_calc.conformers.input import Failure, MoleculeInput
 from consistent_calc.conformers.result import ConformerEnsemble, ConformerResult
-from consistent_calc.conformers.sample import guide_samples, refine_samples, sample_from_noise
+from consistent_calc.conformers.sample import draw_samples
 from consistent_calc.errors import ConformerError, ConsistentCalcError
 
 if TYPE_CHECKING:
@@ -39,11 +39,8 @@ def stream(
         if entry.failure is not None:
             outcome = entry.failure
         else:
-            try:
-                outcome = start(entry, options)
-                n_atoms += outcome.mol.GetNumAtoms() * outcome.mol.GetNumConformers()
-            except ConformerError as error:
-                outcome = Failure(error.reason, str(error))
+            outcome = start(entry, options)
+            n_atoms += outcome.mol.GetNumAtoms() * outcome.mol.GetNumConformers()
         waiting.append((entry, outcome))
         if n_atoms >= options.max_atoms_per_batch or n_atoms == 0:
             yield from _flush(model, waiting, options)
@@ -74,14 +71,8 @@ def ensembles(
         return []
     untouched = [samples.copy() for samples in batch]
     try:
-        seeded = [samples for samples in batch if not samples.from_noise]
-        if options.denoise and seeded:
-            refine_samples(model, seeded, options)
-        sample_from_noise(model, [samples for samples in batch if samples.from_noise], options)
+        draw_samples(model, batch, options)
         alive = [samples for samples in batch if samples.mol.GetNumConformers() > 0]
-        sampled = [samples for samples in alive if options.denoise or samples.from_noise]
-        if options.guidance and sampled:
-            guide_samples(model, sampled, options)
         relaxed = relax_samples(model, alive, options) if alive else []
         relaxations = dict(zip(map(id, alive), relaxed, strict=True))
     except torch.OutOfMemoryError as failed:
@@ -99,7 +90,7 @@ def ensembles(
     for samples in batch:
         try:
             if id(samples) not in relaxations:
-                raise _sampling_error(samples)
+                raise sampling_error(samples)
             outcomes.append(choose(model, samples, relaxations[id(samples)], options))
         except ConformerError as error:
             outcomes.append(error)
@@ -119,7 +110,8 @@ def start(entry: MoleculeInput, options: ConformerOptions) -> Samples:
         return samples
 
 
-def _sampling_error(samples: Samples) -> ConformerError:
+def sampling_error(samples: Samples) -> ConformerError:
+    """Why a molecule has no samples at all."""
     tally = ", ".join(f"{name} {n}" for name, n in samples.counts.items() if name.startswith("sampling_"))
     message = f"No sample from noise became the molecule ({tally})."
     if samples.no_seeds is not None:
