@@ -1,4 +1,4 @@
-"""Training batches from several data sets of several levels of theory."""
+"""Training batches, with everything that does not depend on the weights worked out already."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from consistent_calc.data.dataset import Labels
+from consistent_calc.losses.structure import align
+from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
+from consistent_calc.neighbors import NeighborList, neighbor_list
 from consistent_calc.structures import StructureBatch
 
 
@@ -18,6 +21,8 @@ class EnergyBatch:
 
     Attributes:
         structures: on the device of the model.
+        neighbors: of the structures.
+        elements: int64 ``[n_atoms]``, rows of the model's element table.
         level: int64 ``[n_graphs]``, readout.
         energy: ``[n_graphs]``, eV, atomic references subtracted.
         forces: ``[n_atoms, 3]``, eV/Angstrom.
@@ -26,6 +31,8 @@ class EnergyBatch:
     """
 
     structures: StructureBatch
+    neighbors: NeighborList
+    elements: Tensor
     level: Tensor
     energy: Tensor
     forces: Tensor
@@ -55,7 +62,51 @@ def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentMo
     for name, values in columns.items():
         joined = torch.cat(values)
         tensors[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else None)
-    return EnergyBatch(structures=structures.to(model.device, model.dtype), **tensors)
+    structures = structures.to(model.device, model.dtype)
+    return EnergyBatch(
+        structures=structures,
+        neighbors=neighbor_list(structures, model.cutoff),
+        elements=model.element_indices(structures),
+        **tensors,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyBatch:
+    """Equilibrium structures and what the denoiser is given to find them from.
+
+    Attributes:
+        target: the structures with their graphs, aligned to ``noisy``, equivalent atoms exchanged to come closest.
+        noisy: ``[n_atoms, 3]``, Angstrom.
+        sigma: ``[n_graphs]``, noise levels, Angstrom.
+        graph: of the noisy structures, see :meth:`ConsistentModel.structure_graph`.
+    """
+
+    target: StructureBatch
+    noisy: Tensor
+    sigma: Tensor
+    graph: tuple[Tensor, Tensor, Tensor]
+
+
+def noisy_batch(clean: StructureBatch, sigma: Tensor, noise: Tensor, model: ConsistentModel) -> NoisyBatch:
+    """Adds noise to equilibrium structures.
+
+    Args:
+        clean: with their graphs, on the device and in the dtype of the model.
+        sigma: ``[n_graphs]``, Angstrom.
+        noise: standard normal ``[n_atoms, 3]``.
+    """
+    graph = clean.graph
+    noisy = clean.positions + sigma[graph, None] * noise
+    aligned = align(clean.positions, noisy, graph, clean.n_graphs)
+    matched = match_equivalent(aligned, noisy, equivalent_sets(clean))
+    target = align(matched, noisy, graph, clean.n_graphs)
+    return NoisyBatch(
+        target=clean.with_positions(target),
+        noisy=noisy,
+        sigma=sigma,
+        graph=model.structure_graph(clean.with_positions(noisy), sigma),
+    )
 
 
 def composition_energy(model: ConsistentModel, structures: StructureBatch, level: int) -> Tensor:

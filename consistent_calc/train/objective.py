@@ -10,12 +10,9 @@ from torch import Tensor
 
 from consistent_calc.errors import ConfigurationError
 from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
-from consistent_calc.losses.structure import align, denoising_loss
-from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
+from consistent_calc.losses.structure import denoising_loss
 from consistent_calc.model import ConsistentModel, forces_from_edges
-from consistent_calc.neighbors import neighbor_list
-from consistent_calc.structures import StructureBatch
-from consistent_calc.train.batches import EnergyBatch
+from consistent_calc.train.batches import EnergyBatch, NoisyBatch
 from consistent_calc.train.configuration import Consistency, Weights
 from consistent_calc.train.consistency import Denoised, optimality, score
 
@@ -57,11 +54,10 @@ class Objective:
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
         """Differentiable predictions: energy (without references), charges, dipole, and forces if asked for."""
-        s = batch.structures
-        neighbors = neighbor_list(s, self.model.cutoff)
+        s, neighbors = batch.structures, batch.neighbors
         arguments = (
             neighbors.vectors(s),
-            self.model.element_indices(s),
+            batch.elements,
             neighbors.edges,
             s.graph,
             s.charge,
@@ -91,24 +87,20 @@ class Objective:
             "dipole": vector_loss(predicted["dipole"], batch.dipole),
         }
 
-    def structure_losses(self, clean: StructureBatch, sigma: Tensor, noise: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    def structure_losses(self, batch: NoisyBatch, seed: int = 0) -> dict[str, Tensor]:
         """Unweighted losses of the structure task.
 
         Args:
-            clean: equilibrium structures with their graphs, on the model's device.
-            sigma: ``[n_graphs]``, Angstrom.
-            noise: standard normal ``[n_atoms, 3]``.
+            batch: noisy structures and their targets.
             seed: of the random displacements of optimality consistency.
         """
-        graph = clean.graph
-        noisy = clean.positions + sigma[graph, None] * noise
-        denoised = self.model.denoise(clean.with_positions(noisy), sigma, self._displacements)
-        aligned = align(clean.positions, noisy, graph, clean.n_graphs)
-        matched = match_equivalent(aligned, noisy, equivalent_sets(clean))
-        target = align(matched, noisy, graph, clean.n_graphs)
-        losses = {"structure": denoising_loss(denoised, target, self.model.preconditioning.c_out(sigma), graph)}
+        target, sigma = batch.target, batch.sigma
+        noisy = target.with_positions(batch.noisy)
+        denoised = self.model.denoise(noisy, sigma, graph=batch.graph, displacements=self._displacements)
+        scale = self.model.preconditioning.c_out(sigma)
+        losses = {"structure": denoising_loss(denoised, target.positions, scale, target.graph)}
         if self.frozen is not None:
-            data = Denoised(clean.with_positions(target), noisy, denoised, sigma)
+            data = Denoised(target, batch.noisy, denoised, sigma)
             if self.weights.optimality > 0:
                 losses["optimality"] = optimality(self.frozen, data, self.consistency, seed, self._frozen_gradients)
             if self.weights.score > 0:
