@@ -31,6 +31,8 @@ class ModelConfig:
         n_layers: interaction layers.
         radial_size: Bessel functions.
         mean_neighbors: typical number of neighbors within the cutoff.
+        prior_level: noise level by which the structure head knows samples of the harmonic prior, Angstrom; None if it
+            has not learned them.
     """
 
     elements: tuple[int, ...]
@@ -40,6 +42,7 @@ class ModelConfig:
     n_layers: int = 3
     radial_size: int = 16
     mean_neighbors: float = 20.0
+    prior_level: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,11 @@ class ConsistentModel(nn.Module):
     def levels(self) -> tuple[str, ...]:
         """Levels of theory, the default one first."""
         return self.config.levels
+
+    @property
+    def prior_level(self) -> float | None:
+        """Noise level that stands for the harmonic prior, Angstrom, if the structure head knows it."""
+        return self.config.prior_level
 
     @property
     def cutoff(self) -> float:
