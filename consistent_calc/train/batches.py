@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from consistent_calc.data.dataset import Labels
+from consistent_calc.diffusion.noise import training_levels
+from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.losses.structure import align
 from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
 from consistent_calc.neighbors import NeighborList, neighbor_list
 from consistent_calc.structures import StructureBatch
+from consistent_calc.train.configuration import Noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +91,38 @@ class NoisyBatch:
     graph: tuple[Tensor, Tensor, Tensor]
 
 
+def draw_noise(clean: StructureBatch, settings: Noise, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What moves the structures: Gaussian noise, or for some of them all that leads to a sample of the harmonic prior.
+
+    Args:
+        clean: equilibrium structures with their graphs, on the CPU.
+        settings: kinds and levels.
+        generator: CPU generator.
+
+    Returns:
+        Noise levels ``[n_graphs]``, Angstrom, and displacements in units of them, ``[n_atoms, 3]``.
+    """
+    sigma = training_levels(
+        clean.n_graphs, generator, median=settings.median, spread=settings.spread, low=settings.low, high=settings.high
+    )
+    normal = torch.randn(clean.n_atoms, 3, generator=generator)
+    if settings.prior_share == 0:
+        return sigma, normal
+    chosen = torch.rand(clean.n_graphs, generator=generator) < settings.prior_share
+    displacement = (harmonic_positions(clean, normal) - clean.positions) / settings.prior_level
+    return (
+        torch.where(chosen, settings.prior_level, sigma),
+        torch.where(chosen[clean.graph, None], displacement, normal),
+    )
+
+
 def noisy_batch(clean: StructureBatch, sigma: Tensor, noise: Tensor, model: ConsistentModel) -> NoisyBatch:
-    """Adds noise to equilibrium structures.
+    """Moves equilibrium structures by noise.
 
     Args:
         clean: with their graphs, on the device and in the dtype of the model.
         sigma: ``[n_graphs]``, Angstrom.
-        noise: standard normal ``[n_atoms, 3]``.
+        noise: ``[n_atoms, 3]``, displacements in units of ``sigma``, see :func:`draw_noise`.
     """
     graph = clean.graph
     noisy = clean.positions + sigma[graph, None] * noise

@@ -28,11 +28,10 @@ from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store
-from consistent_calc.diffusion.noise import training_levels
 from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.structures import StructureBatch
-from consistent_calc.train.batches import EnergyBatch, NoisyBatch, energy_batch, noisy_batch
+from consistent_calc.train.batches import EnergyBatch, NoisyBatch, draw_noise, energy_batch, noisy_batch
 from consistent_calc.train.configuration import TrainingConfig
 from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
@@ -196,13 +195,9 @@ class Trainer:
     def _noisy_batch(self) -> NoisyBatch:
         parts = [d.batch(next(s)) for d, s in zip(self.structure_data, self.structure_streams, strict=True)]
         clean = StructureBatch.concatenate(parts)
-        noise = self.config.noise
-        sigma = training_levels(
-            clean.n_graphs, self.noise, median=noise.median, spread=noise.spread, low=noise.low, high=noise.high
-        )
-        normal = torch.randn(clean.n_atoms, 3, generator=self.noise)
+        sigma, noise = draw_noise(clean, self.config.noise, self.noise)
         clean = clean.to(self.model.device, self.model.dtype)
-        return noisy_batch(clean, sigma.to(clean.positions), normal.to(clean.positions), self.model)
+        return noisy_batch(clean, sigma.to(clean.positions), noise.to(clean.positions), self.model)
 
     def _average_gradients(self) -> None:
         if self.world_size == 1:
@@ -376,13 +371,17 @@ class _Equilibria:
 
 def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> ConsistentModel:
     """The model to train: that of an earlier stage, or an untrained one with fitted atomic references."""
+    prior_level = config.noise.learned_prior_level
     if config.start is not None:
-        return extend_model(load_model(base / config.start), datasets, config.seed).train().requires_grad_(True)
+        model = extend_model(load_model(base / config.start), datasets, config.seed, prior_level)
+        return model.train().requires_grad_(True)
     elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
     levels = tuple(dict.fromkeys(d.level for d in datasets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))
+        model = ConsistentModel(
+            ModelConfig(elements=elements, levels=levels, prior_level=prior_level, **asdict(config.model))
+        )
     model.references.copy_(fit_references(datasets, levels, elements))
     return model
 
