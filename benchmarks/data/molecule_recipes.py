@@ -24,6 +24,8 @@ for _group in BRICS.reactionDefs:
 
 #: Environment of a sulfonyl group.
 _SULFONYL = 12
+#: Added to the environment of an open end that takes no fragment.
+_CLOSED = 100
 
 SUBSTITUENTS = "*F *Cl *Br *I *C *O *N *S *C#N *OC *C(F)(F)F *SC *C=O *C(=O)O".split()
 _SUBSTITUENT_WEIGHTS = (4, 4, 2, 2, 4, 3, 3, 3, 3, 1, 1, 1, 1, 1)
@@ -124,7 +126,7 @@ class Fragments:
             end = rng.choice(on_carbon).GetIdx()
             for atom in piece.GetAtoms():  # only one end takes the group
                 if atom.GetAtomicNum() == 0 and atom.GetIdx() != end:
-                    atom.SetIsotope(99)
+                    atom.SetIsotope(atom.GetIsotope() + _CLOSED)
             mol = _join(mol, ends[0].GetIdx(), piece, end)
         return _capped(mol)
 
@@ -241,8 +243,8 @@ def recipes(molecules: Sequence[str]) -> dict[str, tuple[float, Callable[[random
 
 
 def _open_ends(mol: Chem.Mol) -> list[Chem.Atom]:
-    """Dummy atoms that may still take a fragment (99 marks those that may not)."""
-    return [a for a in mol.GetAtoms() if a.GetAtomicNum() == 0 and a.GetIsotope() != 99]
+    """Dummy atoms that may still take a fragment."""
+    return [a for a in mol.GetAtoms() if a.GetAtomicNum() == 0 and a.GetIsotope() < _CLOSED]
 
 
 def _is_double(end: Chem.Atom) -> bool:
@@ -262,7 +264,7 @@ def _capped(mol: Chem.Mol) -> Chem.Mol:
     edited = Chem.RWMol(mol)
     for atom in edited.GetAtoms():
         if atom.GetAtomicNum() == 0:
-            atom.SetAtomicNum(6 if atom.GetIsotope() == _SULFONYL else 1)
+            atom.SetAtomicNum(6 if atom.GetIsotope() % _CLOSED == _SULFONYL else 1)
             atom.SetNoImplicit(False)
             atom.SetIsotope(0)
     return Chem.RemoveHs(_sanitized(edited))

@@ -24,6 +24,7 @@ import torch
 from molecule_recipes import RecipeError, recipes
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.rdMolDescriptors import CalcNumRotatableBonds
 from rich.console import Console
 from rich.table import Table
@@ -62,6 +63,11 @@ def skeleton(mol: Chem.Mol) -> str:
     return Chem.MolToInchiKey(mol).partition("-")[0]
 
 
+def skeletons(mol: Chem.Mol) -> set[str]:
+    """Skeletons of a molecule and of its uncharged form; InChI keeps the two apart for sulfonamides and imides."""
+    return {skeleton(mol), skeleton(rdMolStandardize.Uncharger().uncharge(mol))}
+
+
 def known_skeletons(data: Path) -> set[str]:
     """Skeletons of all molecules of the data stores and of the benchmarks (InChI takes two minutes for QM9)."""
     smiles = [str(s) for name in ("organic.h5", "qm9.h5", "tiny.h5") for s in Store(data / name).read(*Split).smiles]
@@ -71,8 +77,8 @@ def known_skeletons(data: Path) -> set[str]:
     return {skeleton(mol) for mol in molecules if mol is not None}
 
 
-def checked(mol: Chem.Mol, recipe: str) -> tuple[Chem.Mol, str, int]:
-    """The molecule read again from its SMILES, its skeleton and its charge.
+def checked(mol: Chem.Mol, recipe: str) -> Chem.Mol:
+    """The molecule read again from its SMILES.
 
     Raises:
         Rejected: not a molecule to keep.
@@ -87,15 +93,14 @@ def checked(mol: Chem.Mol, recipe: str) -> tuple[Chem.Mol, str, int]:
     n_heavy, n_atoms = mol.GetNumHeavyAtoms(), Chem.AddHs(mol).GetNumAtoms()
     if n_atoms > MAX_ATOMS or n_heavy < HEAVY_ATOMS.start or (n_heavy >= HEAVY_ATOMS.stop and recipe not in LARGE):
         raise Rejected("size")
-    charge = Chem.GetFormalCharge(mol)
-    if abs(charge) > MAX_CHARGE:
+    if abs(Chem.GetFormalCharge(mol)) > MAX_CHARGE:
         raise Rejected("charge")
-    key = skeleton(mol)
-    if not key:
+    keys = skeletons(mol)
+    if "" in keys:
         raise Rejected("no InChIKey")
-    if split_of_bucket(bucket(key)) is Split.TEST:
+    if any(split_of_bucket(bucket(key)) is Split.TEST for key in keys):
         raise Rejected("test side")
-    return mol, key, charge
+    return mol
 
 
 def embedded(mol: Chem.Mol, seed: int, optimise: bool) -> tuple[Chem.Mol, int]:
@@ -194,12 +199,13 @@ class Candidates:
             drawn = self.recipes[recipe][1](rng)
         except RecipeError as error:
             raise Rejected("recipe") from error
-        mol, key, charge = checked(drawn, recipe)
-        if key in self.known:
+        mol = checked(drawn, recipe)
+        if skeletons(mol) & self.known:
             raise Rejected("known")
-        if (key, charge) in self.seen:
+        identity = (skeleton(mol), Chem.GetFormalCharge(mol))
+        if identity in self.seen:
             raise Rejected("made before")
-        self.seen.add((key, charge))
+        self.seen.add(identity)
         return record_of(*embedded(mol, number, optimise=number % 2 == 1), f"{recipe}:{number}")
 
 
@@ -242,7 +248,8 @@ def make(data: Path, out: Path, minutes: float, n_molecules: int) -> None:
 
 def report(path: Path) -> None:
     """Prints what is in the store: recipes, kinds, charges, elements, sizes, sides of the split."""
-    stored = Store(path).read(Split.TRAIN, Split.VALIDATION)
+    store = Store(path)
+    stored = store.read(*Split)
     atoms = [stored.numbers[a:b] for a, b in zip(stored.atom_offset[:-1], stored.atom_offset[1:], strict=True)]
     periodic = Chem.GetPeriodicTable()
     counts = {
@@ -252,7 +259,7 @@ def report(path: Path) -> None:
         "molecules with": Counter(periodic.GetElementSymbol(int(z)) for numbers in atoms for z in np.unique(numbers)),
         "atoms, from": Counter(len(numbers) // 10 * 10 for numbers in atoms),
         "heavy atoms, from": Counter(int((numbers > 1).sum()) // 5 * 5 for numbers in atoms),
-        "side": Counter(str(split_of_bucket(int(b))) for b in stored.bucket),
+        "side": {str(split): store.count(split)[0] for split in Split},
     }
     table = Table("what", "value", "number")
     for what, counter in counts.items():
