@@ -29,7 +29,7 @@ from rdkit.Chem.rdMolDescriptors import CalcNumRotatableBonds
 from rich.console import Console
 from rich.table import Table
 
-from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter, bucket, split_of_bucket
+from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter, bucket, bucket_of_smiles, split_of_bucket
 from consistent_calc.data.importers.graph import fits_geometry, molecule_of_smiles, numbers_of
 from consistent_calc.molgraph import bond_table, stereo_satisfied, stereo_table
 
@@ -163,6 +163,7 @@ def record_of(mol: Chem.Mol, kind: int, source: str) -> MoleculeRecord:
         numbers=numbers_of(target),
         positions=positions,
         smiles=smiles,
+        bucket=bucket_of_smiles(smiles),
         source=source,
         charge=Chem.GetFormalCharge(target),
         bonds=bond_table(target).numpy(),
