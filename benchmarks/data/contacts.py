@@ -9,10 +9,12 @@ from scipy.spatial.transform import Rotation
 
 from consistent_calc.data import MoleculeRecord, Split
 
-#: Share of the partners that are water.
-WATER = 1 / 3
-#: Closest contact over the sum of the van der Waals radii (of unknown radii: 2 Angstrom).
-CONTACT = (0.55, 1.4)
+#: Shares of the first partners that are ions, and of the others that are water; half of the rest are small.
+IONS, WATER = 0.35, 0.3
+SMALL = 10  # atoms
+#: Closest contact over the sum of the van der Waals radii (of unknown radii: 2 Angstrom), and of a fifth of the pairs
+#: that are far apart: they teach which of the partners a total charge belongs to.
+CONTACT, APART, SHARE_APART = (0.55, 1.4), (1.4, 4.0), 0.2
 MAX_ATOMS = 60
 RADII = np.nan_to_num(vdw_radii, nan=2.0)
 
@@ -26,16 +28,35 @@ def clusters(monomers: list[MoleculeRecord], n: int, rng: np.random.Generator) -
         [r for r in monomers if r.bucket in Split.TRAIN.buckets],
         [r for r in monomers if r.bucket in Split.VALIDATION.buckets],
     ]
-    waters = [r for r in sides[0] if sorted(r.numbers) == [1, 1, 8] and r.charge == 0]
+    pools = [_Pool(side) for side in sides if side]
     out: list[MoleculeRecord] = []
     while len(out) < n:
-        side = sides[int(rng.random() > 0.93)] or sides[0]
+        pool = pools[0] if rng.random() < 0.93 else pools[-1]
         size = 2 if rng.random() < 0.8 else int(rng.integers(3, 7))
-        parts = [_choice(waters if waters and k > 0 and rng.random() < WATER else side, rng) for k in range(size)]
+        parts = [pool.first(rng), *(pool.other(rng) for _ in range(size - 1))]
         charge = sum(r.charge for r in parts)
         if abs(charge) <= 1 and sum(len(r.numbers) for r in parts) <= MAX_ATOMS:
             out.append(_cluster(parts, charge, rng))
     return out
+
+
+class _Pool:
+    """The monomers of one side of the split."""
+
+    def __init__(self, records: list[MoleculeRecord]) -> None:
+        self.all = records
+        self.waters = [r for r in records if sorted(r.numbers) == [1, 1, 8] and r.charge == 0] or records
+        self.ions = [r for r in records if r.charge != 0] or records
+        self.small = [r for r in records if len(r.numbers) <= SMALL] or records
+
+    def first(self, rng: np.random.Generator) -> MoleculeRecord:
+        return _choice(self.ions, rng) if rng.random() < IONS else self._any(rng)
+
+    def other(self, rng: np.random.Generator) -> MoleculeRecord:
+        return _choice(self.waters, rng) if rng.random() < WATER else self._any(rng)
+
+    def _any(self, rng: np.random.Generator) -> MoleculeRecord:
+        return _choice(self.small if rng.random() < 0.5 else self.all, rng)
 
 
 def _choice(records: list[MoleculeRecord], rng: np.random.Generator) -> MoleculeRecord:
@@ -73,7 +94,8 @@ def _shift(
     """Moves ``x`` in from far away in a random direction until the closest contact is as wanted."""
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    wanted = rng.uniform(*CONTACT) * (RADII[numbers][:, None] + RADII[z])
+    factor = rng.uniform(*(APART if rng.random() < SHARE_APART else CONTACT))
+    wanted = factor * (RADII[numbers][:, None] + RADII[z])
     # |d + t u| = wanted has its last solution at t = -d.u + sqrt((d.u)^2 - d^2 + wanted^2), where there is one.
     d = x - positions[:, None]
     along = d @ direction

@@ -7,7 +7,7 @@
 
 ``relabel`` computes labels of given structures in float64. ``molecules`` relaxes given structures (the minimum is a
 target of the structure head), then runs Langevin dynamics from it; ``vibrations`` runs dynamics from given minima.
-``contacts`` puts molecules, a third of them water, next to each other at 0.55-1.4 of their van der Waals distance,
+``contacts`` puts molecules, ions and water among them, next to each other at 0.55-1.4 of their van der Waals distance,
 and lets them relax and move. All stop after ``--seconds``, with what there is then; molecules come in random order.
 Molecules keep their bucket; the partners of a contact are from one side of the split, test molecules never come.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from teacher import LEVEL, PROVENANCE, Teacher
 from torch import Tensor
 
 from consistent_calc import StructureBatch, relax
-from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
+from consistent_calc.data import Dataset, MoleculeRecord, Split, Store, StoreWriter
 from consistent_calc.molgraph import stereo_satisfied
 
 KINDS = {
@@ -159,24 +159,26 @@ def is_same_molecule(record: MoleculeRecord, x: NDArray[np.float64]) -> bool:
     return right and bool(ratio[bonded].max() < 1.3 and (len(apart) == 0 or apart.min() > 1.25))
 
 
-def groups(records: list[MoleculeRecord], teacher: Teacher, kind: int, rng: np.random.Generator) -> Iterator[Group]:
-    """Molecules of one size together, in random order."""
+def groups(
+    records: list[MoleculeRecord], teacher: Teacher, kind: int, rng: np.random.Generator, shard: tuple[int, int]
+) -> Iterator[Group]:
+    """Molecules of one size together, in random order; a shard takes its share of these groups."""
     sizes = np.array([len(r.numbers) for r in records])
     batches = []
     for size in np.unique(sizes):
         chosen = rng.permutation(np.flatnonzero(sizes == size))
         step = max(1, ATOMS[teacher.device.type] // int(size))
         batches += [chosen[k : k + step] for k in range(0, len(chosen), step)]
-    for k in rng.permutation(len(batches)):
+    for k in rng.permutation(len(batches))[shard[0] :: shard[1]]:
         yield Group.make([records[i] for i in batches[k]], teacher.device, kind)
 
 
-def read(paths: list[Path], shard: tuple[int, int], equilibrium: bool = False) -> list[MoleculeRecord]:
+def read(paths: list[Path], equilibrium: bool = False) -> list[MoleculeRecord]:
     """Molecules of the training and validation sides, a record a conformation (a group has one size, not molecule)."""
     out = []
     for path in paths:
         data = Store(path).read(Split.TRAIN, Split.VALIDATION)
-        for molecule in range(shard[0], data.n_molecules, shard[1]):
+        for molecule in range(data.n_molecules):
             record = MoleculeRecord.from_dataset(data, molecule)
             for k, x in enumerate(record.positions):
                 if record.equilibrium[k] or not equilibrium:
@@ -195,6 +197,52 @@ def read(paths: list[Path], shard: tuple[int, int], equilibrium: bool = False) -
     return out
 
 
+def relabelled(teacher: Teacher, paths: list[Path], shard: tuple[int, int]) -> Iterator[MoleculeRecord]:
+    """Molecules with all their conformations and new labels."""
+    for path in paths:
+        data = Store(path).read(Split.TRAIN, Split.VALIDATION)
+        sizes = np.diff(data.atom_offset)
+        for size in np.unique(sizes):
+            for part in _parts(data, np.flatnonzero(sizes == size)[shard[0] :: shard[1]], ATOMS[teacher.device.type]):
+                yield from _relabelled(teacher, [MoleculeRecord.from_dataset(data, int(m)) for m in part])
+
+
+def _parts(data: Dataset, molecules: NDArray[np.int64], atoms: int) -> Iterator[NDArray[np.int64]]:
+    """Molecules of one size in parts whose conformations have about that many atoms."""
+    rows = np.bincount(data.molecule, weights=data.n_atoms, minlength=data.n_molecules)[molecules]
+    ends = np.flatnonzero(np.diff(rows.cumsum() // atoms)) + 1
+    yield from (part for part in np.split(molecules, ends) if len(part))
+
+
+def _relabelled(teacher: Teacher, records: list[MoleculeRecord]) -> Iterator[MoleculeRecord]:
+    counts = [len(r.positions) for r in records]
+    x = torch.from_numpy(np.concatenate([r.positions for r in records])).to(teacher.device, torch.float64)
+    numbers = torch.from_numpy(np.stack([r.numbers for r in records]).astype(np.int64)).to(teacher.device)
+    charge = torch.tensor([float(r.charge) for r in records], device=teacher.device)
+    owner = torch.repeat_interleave(torch.tensor(counts, device=teacher.device))
+    labels = [y.cpu().numpy() for y in teacher.label(x, numbers[owner], charge[owner])]
+    for record, end, count in zip(records, np.cumsum(counts), counts, strict=True):
+        energy, forces, charges = (y[end - count : end] for y in labels)
+        good = np.isfinite(energy) & (np.nan_to_num(np.abs(forces), nan=np.inf).max((1, 2)) < MAX_FORCE)
+        if good.any():
+            yield replace(
+                record,
+                positions=record.positions[good],
+                kind=record.kind[good],
+                equilibrium=record.equilibrium[good],
+                energy=energy[good],
+                forces=forces[good],
+                partial_charges=charges[good],
+            )
+
+
+def sampled(task: str, teacher: Teacher, found: Iterator[Group]) -> Iterator[MoleculeRecord]:
+    """Molecules with the structures of a task and their labels."""
+    for group in found:
+        sample(task, teacher, group)
+        yield from labelled(teacher, group)
+
+
 def sample(task: str, teacher: Teacher, group: Group) -> None:
     """Adds the frames of a task to a group."""
     x = group.frames[0][1]
@@ -202,12 +250,11 @@ def sample(task: str, teacher: Teacher, group: Group) -> None:
         group.frames.append((DOWN, relaxed(teacher, group, x, max_steps=3)))
         x = relaxed(teacher, group, group.frames[-1][1], max_steps=60)
         group.frames.append((RELAXED, x))
-    elif task == "contacts":
+    if task == "contacts":
         x = relaxed(teacher, group, x, max_steps=12)
         group.frames.append((DOWN, x))
-    if task != "relabel":
-        frames = {"molecules": 5, "vibrations": 3, "contacts": 3}[task]
-        group.frames += [(DYNAMICS, y) for y in dynamics(teacher, group, x, frames)]
+    frames = {"molecules": 8, "vibrations": 3, "contacts": 3}[task]
+    group.frames += [(DYNAMICS, y) for y in dynamics(teacher, group, x, frames)]
 
 
 def main() -> None:
@@ -221,25 +268,28 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.shard[0])
-    rng = np.random.default_rng(arguments.shard[0])
+    rng = np.random.default_rng(0)  # the same for all shards, which share the groups out
     deadline = time.monotonic() + arguments.seconds
     teacher = Teacher(arguments.engine, arguments.device)
-    records = read(arguments.stores, tuple(arguments.shard), equilibrium=arguments.task == "contacts")
-    if arguments.task == "contacts":
-        records = clusters(records, 20_000, rng)
-    kind = PLACED if arguments.task == "contacts" else GIVEN
+    task, shard = arguments.task, tuple(arguments.shard)
+    if task == "relabel":
+        found = relabelled(teacher, arguments.stores, shard)
+    else:
+        records = read(arguments.stores, equilibrium=task == "contacts")
+        if task == "contacts":
+            records = clusters(records, 12_000, rng)
+        kind = PLACED if task == "contacts" else GIVEN
+        found = sampled(task, teacher, groups(records, teacher, kind, rng, shard))
     atoms = 0
     with StoreWriter(
         arguments.output, level=LEVEL, provenance=f"{PROVENANCE}, benchmarks/data/sample.py", licence="MIT", kinds=KINDS
     ) as writer:
-        for group in groups(records, teacher, kind, rng):
+        for record in found:
+            writer.add(record)
+            atoms += record.positions.shape[0] * record.positions.shape[1]
             if time.monotonic() > deadline:
                 break
-            sample(arguments.task, teacher, group)
-            for record in labelled(teacher, group):
-                writer.add(record)
-                atoms += record.positions.shape[0] * record.positions.shape[1]
-            print(f"{arguments.task} {writer.n_conformations} structures, {atoms} atoms", flush=True)
+    print(f"{task} {shard}: {writer.n_molecules} molecules, {writer.n_conformations} structures, {atoms} atoms")
 
 
 if __name__ == "__main__":
