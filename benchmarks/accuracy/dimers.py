@@ -2,11 +2,12 @@
 
     python benchmarks/accuracy/dimers.py [--checkpoint base] [--limit 3]
 
-Each dimer is relaxed by the teacher from several random arrangements, the lowest one is taken (kept in ``--dimers``,
-since it does not depend on the checkpoint). One monomer is then moved rigidly along its closest contact, so that this
-distance is 0.85 to 2.0 times what it was (10 points); the interaction energy is that of the dimer above its monomers
-apart in the same geometry. On compression down to 0.6 of the distance (41 points from 1.0) it should only rise: a hole
-is a fall by more than 0.5 kcal/mol inside of 0.85. That is no matter of accuracy but of whether molecules collapse.
+Each dimer is relaxed by the teacher from the six lowest minima of MMFF94s, and the lowest result is taken (kept in
+``--dimers``, since it does not depend on the checkpoint). One monomer is then moved rigidly along the closest contact,
+so that this distance is 0.85 to 2.0 times what it was (10 points); the interaction energy is that of the dimer above
+its monomers apart in the same geometry. On compression down to 0.6 of the distance (41 points from 1.0) it should only
+rise: a hole is a fall by more than 0.5 kcal/mol inside of 0.85. That is no matter of accuracy but of whether molecules
+collapse.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from judges import COLORS, Array, Energies, arguments, load, mean, numbers, refuse_test_molecule
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
+from rdkit.Chem.rdForceFieldHelpers import MMFFOptimizeMoleculeConfs
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 from summary import update_summary, write_csv
 
+from consistent_calc.conformers.generate import with_conformers
 from consistent_calc.errors import LabellingError
 from consistent_calc.labelling.engine import Engine
 
@@ -72,7 +76,8 @@ FACTORS = np.array([0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0])
 COMPRESSION = np.linspace(1.0, 0.6, 41)
 #: A fall of the energy on compression, kcal/mol, that counts as a hole, and where compression begins.
 HOLE, HOLE_FROM = 0.5, 0.85
-ARRANGEMENTS = 8
+#: Random orientations that MMFF94s relaxes, and how many of its minima, this far apart (kcal/mol), the teacher does.
+ORIENTATIONS, RELAXED, DISTINCT = 60, 6, 0.1
 FMAX = 0.02
 
 
@@ -93,9 +98,7 @@ class Dimer:
     @property
     def mol(self) -> Chem.Mol:
         """Both as one molecule."""
-        both = Chem.CombineMols(*self.parts)
-        Chem.SanitizeMol(both)  # MMFF94s wants to know the rings
-        return both
+        return joined(self.parts)
 
     def contact(self) -> Array:
         """Vector ``[3]`` between the closest atoms, from the first to the second monomer."""
@@ -117,6 +120,13 @@ class Dimer:
         return energies(self.mol, x) - sum(alone)
 
 
+def joined(parts: tuple[Chem.Mol, Chem.Mol]) -> Chem.Mol:
+    """Two molecules as one."""
+    both = Chem.CombineMols(*parts)
+    Chem.SanitizeMol(both)  # MMFF94s wants to know the rings
+    return both
+
+
 def monomer(name: str) -> Chem.Mol:
     """A molecule with hydrogens and one geometry.
 
@@ -129,18 +139,32 @@ def monomer(name: str) -> Chem.Mol:
     return mol
 
 
+def arrangements(parts: tuple[Chem.Mol, Chem.Mol]) -> list[Array]:
+    """Starting points ``[n_atoms, 3]``: the lowest distinct MMFF94s minima from random orientations of the monomers."""
+    a, b = (mol.GetConformer().GetPositions() for mol in parts)
+    a, b, rng = a - a.mean(0), b - b.mean(0), np.random.default_rng(0)
+    starts = []
+    for _ in range(ORIENTATIONS):
+        turned, direction = Rotation.random(rng=rng).apply(b), rng.normal(size=3)
+        direction /= np.linalg.norm(direction)
+        # Moved out until the closest atoms are 2.5 Angstrom apart.
+        away = next(r for r in np.arange(1, 20, 0.1) if cdist(a, turned + r * direction).min() > 2.5)
+        starts.append(np.concatenate([a, turned + away * direction]))
+    mol = with_conformers(joined(parts), list(torch.from_numpy(np.stack(starts))))
+    settings = {"numThreads": 1, "maxIters": 2000, "mmffVariant": "MMFF94s"}
+    energies = [e for _, e in MMFFOptimizeMoleculeConfs(mol, ignoreInterfragInteractions=False, **settings)]
+    kept: list[int] = []
+    for k in map(int, np.argsort(energies)):
+        if not kept or energies[k] - energies[kept[-1]] > DISTINCT:
+            kept.append(k)
+    return [mol.GetConformer(k).GetPositions() for k in kept[:RELAXED]]
+
+
 def equilibrium(first: str, second: str, teacher: Engine) -> Dimer:
     """The lowest of the arrangements that the teacher relaxes."""
     parts = monomer(first), monomer(second)
-    a, b = (mol.GetConformer().GetPositions() for mol in parts)
-    mol, rng, found = Chem.CombineMols(*parts), np.random.default_rng(0), []
-    for _ in range(ARRANGEMENTS):
-        turned = Rotation.random(rng=rng).apply(b - b.mean(0))
-        direction = rng.normal(size=3)
-        direction /= np.linalg.norm(direction)
-        # Moved out until the closest atoms are 2.5 Angstrom apart.
-        away = next(r for r in np.arange(1, 20, 0.1) if cdist(a - a.mean(0), turned + r * direction).min() > 2.5)
-        start = np.concatenate([a - a.mean(0), turned + away * direction])
+    mol, found = joined(parts), []
+    for start in arrangements(parts):
         try:
             found.append(teacher.minimum(numbers(mol), start, Chem.GetFormalCharge(mol), FMAX))
         except LabellingError as error:
@@ -204,7 +228,7 @@ def draw(found: list[Dimer], methods: dict[str, Energies], path: Path) -> None:
         axis.set_title(dimer.name, fontsize=8)
         axis.tick_params(labelsize=7)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     figure.supxlabel("closest contact / that of the minimum", fontsize=9)
     figure.supylabel("interaction energy (kcal/mol)", fontsize=9)
     figure.savefig(path, dpi=110)

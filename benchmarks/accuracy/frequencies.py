@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy/frequencies.py --data datasets/organic.h5 [--checkpoint base] [--n 20]
 
-The teacher relaxes a structure of the store, the others go on from its minimum; a minimum farther than 0.3 Angstrom
-(RMSD) from the teacher's is another conformer, and is counted but not compared. Our Hessian is exact
+The teacher relaxes a slightly shaken structure of the store, the others go on from its minimum; a minimum farther than
+0.3 Angstrom (RMSD) from the teacher's is another conformer, and is counted but not compared. Our Hessian is exact
 (``consistent_calc.hessian``), the others are central differences of forces. The six modes of lowest magnitude,
 translations and rotations, are left out; frequencies are compared in rising order, imaginary ones as negative numbers.
 """
@@ -38,6 +38,8 @@ import matplotlib.pyplot as plt
 FMAX = 1e-3
 #: Displacement of the finite differences, Angstrom.
 STEP = 0.005
+#: Noise in Angstrom before the teacher's relaxation, and how often it is tried.
+RATTLE, ATTEMPTS = 0.05, 3
 #: RMSD in Angstrom above which two minima are different conformers.
 SAME = 0.3
 
@@ -80,6 +82,22 @@ def of_engine(engine: Engine, start: StructureBatch) -> tuple[Array, Array]:
     return x, (matrix + matrix.T) / 2
 
 
+def of_teacher(teacher: Engine, start: StructureBatch) -> tuple[Array, Array]:
+    """Minimum ``[n_atoms, 3]`` and frequencies of the teacher.
+
+    Raises:
+        LabellingError: only saddle points were found.
+    """
+    for seed in range(ATTEMPTS):
+        # From a planar start a relaxation would stay planar, and end on a saddle point.
+        noise = RATTLE * torch.from_numpy(np.random.default_rng(seed).normal(size=start.positions.shape))
+        x, matrix = of_engine(teacher, start.with_positions(start.positions + noise))
+        values = frequencies(start.numbers.numpy(), x, matrix)
+        if values[0] > 0:
+            return x, values
+    raise LabellingError(f"{ATTEMPTS} relaxations ended on saddle points", "saddle_point")
+
+
 def frequencies(numbers: Array, x: Array, matrix: Array) -> Array:
     """Vibrations in cm^-1, rising; imaginary ones negative.
 
@@ -106,8 +124,8 @@ def measure(name: str, start: StructureBatch, judges: Judges) -> tuple[list[dict
         LabellingError: the teacher found no minimum.
     """
     numbers = start.numbers.numpy()
-    at, matrix = of_engine(judges.teacher, start)
-    found = {"teacher": frequencies(numbers, at, matrix)}
+    at, values = of_teacher(judges.teacher, start)
+    found = {"teacher": values}
     minimum = start.with_positions(torch.from_numpy(at))
     solvers: dict[str, Callable[[], tuple[Array, Array]]] = {
         "ours": lambda: of_model(judges.model, minimum),

@@ -113,7 +113,8 @@ def of_mmff(mol: Chem.Mol, x: Array) -> Array:
         properties = MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
     if properties is None:
         return np.full(len(x), np.nan)
-    fields = [MMFFGetMoleculeForceField(mol, properties, confId=k, nonBondedThresh=100) for k in range(len(x))]
+    settings = {"nonBondedThresh": 100.0, "ignoreInterfragInteractions": False}
+    fields = [MMFFGetMoleculeForceField(mol, properties, confId=k, **settings) for k in range(len(x))]
     return np.array([field.CalcEnergy() for field in fields])
 
 

@@ -175,7 +175,7 @@ def draw(found: dict[str, dict[str, Array]], path: Path) -> None:
         axis.set_xticks((-180, -90, 0, 90))
         axis.tick_params(labelsize=7)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     figure.supxlabel("torsion (°)", fontsize=9)
     figure.supylabel("energy (kcal/mol)", fontsize=9)
     figure.savefig(path, dpi=110)
