@@ -7,7 +7,8 @@ Each dimer is relaxed by the teacher from the six lowest minima of MMFF94s, and 
 so that this distance is 0.85 to 2.0 times what it was (10 points); the interaction energy is that of the dimer above
 its monomers apart in the same geometry. On compression down to 0.6 of the distance (41 points from 1.0) it should only
 rise: a hole is a fall by more than 0.5 kcal/mol inside of 0.85. That is no matter of accuracy but of whether molecules
-collapse.
+collapse. Far apart (50 Angstrom more) the interaction should vanish; where it does not, the energy is not that of two
+molecules (a total charge that all atoms see is shared by both).
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ DIMERS = (
 )
 FACTORS = np.array([0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0])
 COMPRESSION = np.linspace(1.0, 0.6, 41)
+#: Angstrom by which the monomers are moved apart to see their interaction vanish.
+FAR = 50.0
 #: A fall of the energy on compression, kcal/mol, that counts as a hole, and where compression begins.
 HOLE, HOLE_FROM = 0.5, 0.85
 #: Random orientations that MMFF94s relaxes, and how many of its minima, this far apart (kcal/mol), the teacher does.
@@ -196,6 +199,7 @@ def measure(dimer: Dimer, methods: dict[str, Energies]) -> list[dict[str, Any]]:
     """One row a method."""
     scans = {name: dimer.interaction(energies, dimer.moved(FACTORS)) for name, energies in methods.items()}
     inside = COMPRESSION[COMPRESSION <= HOLE_FROM + 1e-9]
+    far = dimer.moved(np.array([1 + FAR / np.linalg.norm(dimer.contact())]))
     return [
         {
             "dimer": dimer.name,
@@ -205,6 +209,7 @@ def measure(dimer: Dimer, methods: dict[str, Energies]) -> list[dict[str, Any]]:
             "at_equilibrium_kcal_mol": float(scan[FACTORS == 1.0][0]),
             "teacher_at_equilibrium_kcal_mol": float(scans["teacher"][FACTORS == 1.0][0]),
             "fall_on_compression_kcal_mol": deepest_fall(dimer.interaction(methods[name], dimer.moved(inside))),
+            "far_apart_kcal_mol": float(dimer.interaction(methods[name], far)[0]),
         }
         for name, scan in scans.items()
     ]
@@ -255,6 +260,8 @@ def main() -> None:
             lines.append((name, "interaction energy MAE, at 1.0 (kcal/mol)", *mean(depth)))
         holes = sum(r["fall_on_compression_kcal_mol"] > HOLE for r in own)
         lines.append((name, "dimers with a hole at 0.60-0.85", float(holes), len(own)))
+        far = max(abs(r["far_apart_kcal_mol"]) for r in own)
+        lines.append((name, "largest interaction far apart (kcal/mol)", far, len(own)))
     update_summary(options.results, "dimers", lines)
     draw(found, methods, options.results / "dimers.png")
 

@@ -80,7 +80,7 @@ def follow(model: ConsistentModel, start: StructureBatch, ensemble: str, ps: flo
         record = {name: state[name] for name in record}
     else:
         dynamics.thermalize(temperature)
-        dynamics.run(round(EQUILIBRATION_PS * 1000 / TIMESTEP_FS), temperature, STRONG_FRICTION)
+        dynamics.run(round(min(EQUILIBRATION_PS, ps) * 1000 / TIMESTEP_FS), temperature, STRONG_FRICTION)
         if not friction:
             dynamics.stop_rigid_motion()
     for k in range(int(record["first"]), n_records):
