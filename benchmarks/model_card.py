@@ -154,9 +154,7 @@ def card() -> str:
         "label_rms": f"{accuracy['organic']['label_force_rms_eV_A']:.2f}",
         "kinds": breakdown(accuracy["organic"], "by_kind", "kind of structure"),
         "elements": breakdown(accuracy["organic"], "by_element", "element"),
-        "charges": table(
-            ["total charge", "force MAE (eV/Å)"], [[q, v] for q, v in accuracy["organic"]["by_charge"].items()]
-        ),
+        "charges": breakdown(accuracy["organic"], "by_charge", "total charge"),
         "stationary": table(["point", "n", "mean rms force (eV/Å)", "median"], points),
         "barriers": f"{barriers['mae_kcal_mol']:.1f} kcal/mol (mean error {barriers['mean_error_kcal_mol']:+.1f}; "
         f"mean barrier {barriers['mean_barrier_kcal_mol']:.0f}; n = {barriers['n']})",

@@ -1,8 +1,10 @@
-"""Errors of a checkpoint on the validation sides of all data stores, as JSON.
+"""Errors of a checkpoint on the validation sides of all data stores: in all, per kind, element and charge.
 
-    python benchmarks/accuracy/run.py --data datasets [--checkpoint checkpoints/base]
+    python benchmarks/accuracy/run.py --data datasets [--checkpoint base]
 
-The stores are made by ``consistent-calc import``. Where a store is missing its part is left out.
+The stores are made by ``consistent-calc import``. Where a store is missing its part is left out. ``validation.json``
+has all figures; those per element and total charge are also in ``breakdown.csv`` and, for ``organic``, in its picture.
+The labels of ``organic`` and ``tiny`` are the teacher's (see ``judges.py``).
 """
 
 from __future__ import annotations
@@ -12,14 +14,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from judges import COLORS, checkpoint, mean
+from numpy.typing import NDArray
+from summary import update_summary, write_csv
 
-from consistent_calc.checkpoint import load_model
+from consistent_calc.checkpoint import DEFAULT, load_model
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store
 from consistent_calc.model import ConsistentModel
-from consistent_calc.train.evaluation import evaluate_energy
+from consistent_calc.train.evaluation import EnergyErrors, evaluate_energy
 from consistent_calc.units import KCAL_PER_MOL
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 
 
 def labelled(model: ConsistentModel, path: Path) -> dict[str, Any]:
@@ -32,11 +41,23 @@ def labelled(model: ConsistentModel, path: Path) -> dict[str, Any]:
         "label_force_rms_eV_A": float(np.sqrt(np.mean(data.forces.astype(float) ** 2))),
         "by_kind": errors.by_kind(dict(data.kinds)),
         "by_element": errors.by_element(),
-        "by_charge": {
-            f"{q:+d}": float(np.nanmean(errors.forces[(data.charge[errors.molecule] == q)[errors.owner]]))
-            for q in np.unique(data.charge)
-        },
+        "by_charge": by_charge(errors, data.charge[errors.molecule]),
     }
+
+
+def by_charge(errors: EnergyErrors, charge: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Errors of the molecules of each total charge; ``charge`` is that of every conformation, ``[n]``."""
+    out = {}
+    for q in np.unique(charge):
+        chosen = charge == q
+        atoms = chosen[errors.owner]
+        out[f"{q:+d}"] = {
+            "force_mae_eV_A": mean(errors.forces[atoms])[0],
+            "relative_energy_mae_kcal_mol": errors.relative_energy_mae(chosen),
+            "charge_mae_e": mean(errors.charges[atoms])[0],
+            "n": int(chosen.sum()),
+        }
+    return out
 
 
 def stationary_points(model: ConsistentModel, path: Path) -> dict[str, Any]:
@@ -78,13 +99,37 @@ def barriers(model: ConsistentModel, data: Any) -> dict[str, float]:
     }
 
 
+def breakdown(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a data set and element (``n``: atoms) or total charge (``n``: structures)."""
+    columns = ("force_mae_eV_A", "relative_energy_mae_kcal_mol", "charge_mae_e", "n")
+    return [
+        {"data": data, "group": group, "value": value} | {c: figures.get(c, float("nan")) for c in columns}
+        for data, found in results.items()
+        for group in ("element", "charge")
+        for value, figures in found.get(f"by_{group}", {}).items()
+    ]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Force errors per element and charge."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained", width_ratios=(3, 1))
+    for axis, group in zip(axes, ("element", "charge"), strict=True):
+        own = [r for r in rows if r["group"] == group]
+        bars = axis.bar([r["value"] for r in own], [r["force_mae_eV_A"] for r in own], color=COLORS["ours"])
+        axis.bar_label(bars, [f"{r['n']:,}" for r in own], fontsize=7, color="#6b7280")
+        axis.set_xlabel({"element": "element (numbers: atoms)", "charge": "total charge (structures)"}[group])
+    axes[0].set_ylabel("force MAE (eV/Å)")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("datasets"))
-    parser.add_argument("--checkpoint", type=Path, default=None)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "validation.json")
+    parser.add_argument("--checkpoint", default=DEFAULT, help="path, or name of a shipped one")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    model = load_model(arguments.checkpoint)
+    model = load_model(checkpoint(arguments.checkpoint))
     results: dict[str, Any] = {}
     for name, measure in {
         "organic": labelled,
@@ -99,8 +144,13 @@ def main() -> None:
             continue
         results[name] = measure(model, path)
         print(name, json.dumps(results[name].get("all", results[name]), indent=1), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+    rows = breakdown(results)
+    write_csv(arguments.results / "breakdown.csv", rows)
+    (arguments.results / "validation.json").write_text(json.dumps(results, indent=2) + "\n")
+    organic = [r for r in rows if r["data"] == "organic"]
+    lines = [("ours", f"force MAE, {r['group']} {r['value']} (eV/A)", r["force_mae_eV_A"], r["n"]) for r in organic]
+    update_summary(arguments.results, "validation", lines)
+    draw(organic, arguments.results / "breakdown.png")
 
 
 if __name__ == "__main__":
