@@ -23,6 +23,7 @@ ROOMS = (
     "nn",
     "model",
     "checkpoint",
+    "ensemble",
     "hessian",
     "calculator",
     "model_hessian",
