@@ -33,6 +33,7 @@ ROOMS = (
     "labelling",
     "losses",
     "train",
+    "finetuning",
     "checks",
     "console",
     "training_commands",

@@ -1,6 +1,6 @@
 """Calibration of an ensemble of checkpoints: does its standard deviation tell how large its error is?
 
-    python benchmarks/accuracy/uncertainty.py CHECKPOINT CHECKPOINT... --name NAME [--store datasets/organic.h5] [-n 2000]
+    python benchmarks/accuracy/uncertainty.py CHECKPOINT CHECKPOINT... --name NAME [--store STORE] [-n 2000]
 
 On validation molecules, a fixed sample. Writes ``results/uncertainty.csv`` (a line an ensemble and quantity; lines of
 other names are kept) and ``results/uncertainty_bins.csv`` (ten bins of equal size by standard deviation). Quantities:
