@@ -167,6 +167,11 @@ def _labelled(data: Dataset) -> tuple[NDArray[np.int64], int]:
     return np.flatnonzero(has), int((~has).sum())
 
 
+def _atoms(data: Dataset, molecule: int) -> slice:
+    """Atoms of a molecule."""
+    return slice(data.atom_offset[molecule], data.atom_offset[molecule + 1])
+
+
 def _knows(model: ConsistentModel, batch: StructureBatch) -> bool:
     return set(batch.numbers.tolist()) <= set(model.elements)
 
@@ -208,6 +213,11 @@ def _notes(model: ConsistentModel, data: Dataset, rows: NDArray[np.int64], unlab
     if new := sorted({int(z) for z in np.unique(data.numbers)} - set(model.elements)):
         notes.append(
             f"New to the model: {', '.join(map(symbol, new))}. A few hundred frames teach little about an element."
+        )
+    present = {int(z) for m in np.unique(data.molecule[rows]) for z in data.numbers[_atoms(data, m)]}
+    if present < set(model.elements):
+        notes.append(
+            f"Total energies at the new level mean something for {', '.join(map(symbol, sorted(present)))} only."
         )
     if data.pbc is not None and data.pbc[rows].any():
         notes.append("Some frames are periodic; the shipped model knows molecules only, and stress is not learned.")

@@ -27,6 +27,7 @@ from consistent_calc.errors import ConfigurationError, DataError
 from consistent_calc.labelling.names import EngineName
 
 if TYPE_CHECKING:
+    from consistent_calc.train.finetune import FineTuning
     from consistent_calc.train.trainer import Trainer
 
 
@@ -63,7 +64,10 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", "--out", help="Fine-tuned checkpoint.")] = Path("model"),
     charge: Charge = None,
     members: Annotated[int, typer.Option(min=1, help="Fine-tuned models, of which an ensemble can be made.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 300,
+    replay: Annotated[
+        bool, typer.Option(help="Hold the default level to what it was; without it the new level is more accurate.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the fine-tuning.")] = 0,
     device: Device = "cpu",
 ) -> None:
@@ -82,7 +86,10 @@ def train(
         assert from_checkpoint is not None
         if data is None or level is None:
             raise ConfigurationError("--from-checkpoint needs --data FRAMES.xyz and --level, its level of theory.")
-        _fine_tune(from_checkpoint, data, level, output, charge, members, steps, seed, device)
+        from consistent_calc.train.finetune import FineTuning
+
+        settings = FineTuning(steps=steps, replay=replay, seed=seed)
+        _fine_tune(from_checkpoint, data, level, output, charge, members, device, settings)
 
 
 def _train(config: Path) -> None:
@@ -114,19 +121,17 @@ def _fine_tune(
     output: Path,
     charge: int | None,
     members: int,
-    steps: int,
-    seed: int,
     device: str,
+    settings: FineTuning,
 ) -> None:
     """Fine-tunes with a progress bar, and prints the report."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
     from consistent_calc.finetuning import fine_tune
-    from consistent_calc.train.finetune import FineTuning
 
     check_target(output)
     with Progress("fine-tuning", BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=err) as bar:
-        task = bar.add_task("", total=members * steps)
+        task = bar.add_task("", total=members * settings.steps)
         report = fine_tune(
             data,
             level,
@@ -135,8 +140,8 @@ def _fine_tune(
             charge=charge,
             members=members,
             device=device,
-            settings=FineTuning(steps=steps, seed=seed),
-            on_step=lambda member, step, losses: bar.update(task, completed=member * steps + step),
+            settings=settings,
+            on_step=lambda member, step, losses: bar.update(task, completed=member * settings.steps + step),
         )
     for entry, reason in report.skipped[:20]:
         err.print(escape(f"  skipped {entry}: {reason}"), highlight=False)

@@ -59,6 +59,7 @@ def test_report_and_card(start: str, tmp_path: Path) -> None:
     assert report.drift_known["force_mae_eV_A"] > 0
     assert report.forces is None
     assert any("2 frames without energy and forces" in note for note in report.notes)
+    assert any("for H, O only" in note for note in report.notes)
     record = read_card(report.checkpoints[0])["record"]
     assert record["fine_tuned_from"]["sha256"] == read_card(start)["sha256"]
     assert record["report"]["after"] == report.after

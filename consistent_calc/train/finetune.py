@@ -41,7 +41,7 @@ class FineTuning:
         weights: of the losses; ``structure`` is that of the replay.
     """
 
-    steps: int = 500
+    steps: int = 300
     atoms: int = 150
     learning_rate: float = 3e-4
     clip_norm: float = 5.0
