@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +39,7 @@ class FineTuningReport:
     """What a fine-tuning did.
 
     Attributes:
-        checkpoints: paths of the models' cards, one a member.
+        checkpoints: paths of the models without suffix, one a member.
         level: of the frames.
         n_training, n_held_out: frames.
         held_out: what was set aside, whole ``molecules`` or single ``structures``.
@@ -79,7 +81,7 @@ def fine_tune(
     """Fine-tunes a model on an extended XYZ file with energies, forces or both.
 
     A fifth of the frames is set aside and never trained on. Frames that cannot be read are reported and skipped. The
-    members of an ensemble differ in the order of the data and the noise.
+    members of an ensemble differ in the order of the data and the noise, and all but the first learn from resamples.
 
     Args:
         frames: the file, in ASE's units (eV, eV/Angstrom).
@@ -104,32 +106,26 @@ def fine_tune(
     path = shipped(DEFAULT) if str(start) == DEFAULT and not Path(f"{DEFAULT}.json").exists() else Path(start)
     model = load_model(path, device=device)
     data, imported = _read(Path(frames), level, charge)
-    rows, unlabelled = _labelled(data)
-    if len(rows) < MIN_FRAMES:
-        raise DataError(
-            f"{frames} has {len(rows)} frames with an energy or forces, at least {MIN_FRAMES} are needed. "
-            f"{len(imported.failures)} could not be read, {unlabelled} have no label."
-        )
+    rows = _labelled(data, imported)
+    unlabelled = len(data) - len(rows)
     training, aside, how = hold_out(data, rows)
     known = replay_molecules(model.elements)
-    known_aside, known_training = known[::KNOWN_ASIDE], [m for k, m in enumerate(known) if k % KNOWN_ASIDE]
-    before = evaluate_energy(add_level(model, data, training), data, indices=aside).summary()
-    tuned, checkpoints = [], []
+    replayed = [m for k, m in enumerate(known) if k % KNOWN_ASIDE]
+    tuned = []
     for k in range(members):
-        some = replace(settings, seed=settings.seed + k)
-        show = None if on_step is None else lambda step, losses, k=k: on_step(k, step, losses)
-        tuned.append(fine_tune_model(model, data, training, known_training, some, show))
-    own = data.batch(aside)[0]
+        some = replace(settings, seed=settings.seed + k, bootstrap=k > 0)
+        show = None if on_step is None else partial(on_step, k)
+        tuned.append(fine_tune_model(model, data, training, replayed, some, show))
     report = FineTuningReport(
-        checkpoints=(),
+        checkpoints=tuple(str(_member_path(Path(output), k)) for k in range(members)),
         level=level,
         n_training=len(training),
         n_held_out=len(aside),
         held_out=how,
-        before=before,
+        before=evaluate_energy(add_level(model, data, training), data, indices=aside).summary(),
         after=evaluate_energy(tuned[0], data, indices=aside).summary(),
-        drift_known=drift(model, tuned[0], StructureBatch.concatenate(known_aside)) if known_aside else {},
-        drift_own=drift(model, tuned[0], own) if _knows(model, own) else {},
+        drift_known=_drift(model, tuned[0], known[::KNOWN_ASIDE]),
+        drift_own=_drift(model, tuned[0], [data.batch(aside)[0]]),
         forces=_calibration(tuned, data, aside),
         skipped=tuple(imported.failures),
         notes=tuple(_notes(model, data, rows, unlabelled, how)),
@@ -137,12 +133,16 @@ def fine_tune(
     record = {
         "fine_tuned_from": {"checkpoint": str(start), "sha256": read_card(path)["sha256"]},
         "frames": Path(frames).name,
-        "settings": asdict(settings),
-        "report": {k: v for k, v in asdict(report).items() if k not in ("checkpoints", "skipped")},
     }
-    for k, member in enumerate(tuned):
-        checkpoints.append(str(save_model(member, _member_path(Path(output), k), record | {"member": k})))
-    return replace(report, checkpoints=tuple(checkpoints))
+    _save(tuned, report, record | {"settings": asdict(settings)})
+    return report
+
+
+def _save(models: list[ConsistentModel], report: FineTuningReport, record: dict[str, Any]) -> None:
+    """Writes the checkpoints, with the report in their cards."""
+    figures = {k: v for k, v in asdict(report).items() if k not in ("checkpoints", "skipped")}
+    for k, (model, path) in enumerate(zip(models, report.checkpoints, strict=True)):
+        save_model(model, path, record | {"report": figures, "member": k})
 
 
 def _read(frames: Path, level: str, charge: int | None) -> tuple[Dataset, ImportReport]:
@@ -157,14 +157,19 @@ def _read(frames: Path, level: str, charge: int | None) -> tuple[Dataset, Import
         return Store(store).read(*Split), report
 
 
-def _labelled(data: Dataset) -> tuple[NDArray[np.int64], int]:
-    """Conformations with an energy or forces, and the number of the others."""
+def _labelled(data: Dataset, imported: ImportReport) -> NDArray[np.int64]:
+    """Conformations with an energy or forces."""
     has = np.zeros(len(data), dtype=bool)
     if data.energy is not None:
         has |= ~np.isnan(data.energy)
     if data.forces is not None:
         has |= np.add.reduceat(~np.isnan(data.forces).any(axis=1), data.row_offset[:-1]) > 0
-    return np.flatnonzero(has), int((~has).sum())
+    if has.sum() < MIN_FRAMES:
+        raise DataError(
+            f"There are {has.sum()} frames with an energy or forces, at least {MIN_FRAMES} are needed. "
+            f"{len(imported.failures)} could not be read, {(~has).sum()} have no label."
+        )
+    return np.flatnonzero(has)
 
 
 def _atoms(data: Dataset, molecule: int) -> slice:
@@ -172,8 +177,11 @@ def _atoms(data: Dataset, molecule: int) -> slice:
     return slice(data.atom_offset[molecule], data.atom_offset[molecule + 1])
 
 
-def _knows(model: ConsistentModel, batch: StructureBatch) -> bool:
-    return set(batch.numbers.tolist()) <= set(model.elements)
+def _drift(start: ConsistentModel, model: ConsistentModel, structures: Sequence[StructureBatch]) -> dict[str, float]:
+    """:func:`drift`; empty where there are no structures, or the starting model does not know their elements."""
+    if not structures or not all(set(s.numbers.tolist()) <= set(start.elements) for s in structures):
+        return {}
+    return drift(start, model, StructureBatch.concatenate(structures))
 
 
 def _calibration(models: list[ConsistentModel], data: Dataset, rows: NDArray[np.int64]) -> Calibration | None:

@@ -163,7 +163,7 @@ def _fine_tune(
             f"are {report.forces.scale:.1f} times as large.",
             highlight=False,
         )
-    models = ", ".join(str(Path(card).with_suffix("")) for card in report.checkpoints)
+    models = ", ".join(report.checkpoints)
     out.print(escape(f"Trained on {report.n_training} frames; level {report.level!r} of {models}"), highlight=False)
 
 

@@ -37,6 +37,7 @@ class FineTuning:
         learning_rate: at its highest.
         clip_norm: longest gradient.
         replay: whether the model is held to what it knew.
+        bootstrap: learn from a random resample of the structures, drawn with replacement: for a member of an ensemble.
         seed: of order and noise.
         weights: of the losses; ``structure`` is that of the replay.
     """
@@ -46,6 +47,7 @@ class FineTuning:
     learning_rate: float = 3e-4
     clip_norm: float = 5.0
     replay: bool = True
+    bootstrap: bool = False
     seed: int = 0
     weights: Weights = field(default_factory=Weights)
 
@@ -129,12 +131,14 @@ def fine_tune_model(
     model = add_level(start, data, rows, settings.seed).train().requires_grad_(True)
     objective = Objective(model, settings.weights)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
-    stream = BatchStream(data.n_atoms[rows], settings.atoms, seed=settings.seed)
+    # The references are fitted to all structures: a resample may lack an element.
+    learned = np.random.default_rng(settings.seed).choice(rows, len(rows)) if settings.bootstrap else rows
+    stream = BatchStream(data.n_atoms[learned], settings.atoms, seed=settings.seed)
     replay = Replay(start, molecules, data, rows, atoms=settings.atoms, seed=settings.seed) if settings.replay else None
     for step in range(settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step / settings.steps)
-        structures, labels = data.batch(rows[next(stream)])
+        structures, labels = data.batch(learned[next(stream)])
         parts = [(structures, replace(labels, partial_charges=None, dipole=None))]
         remembered = replay.batch() if replay is not None else None
         if remembered is not None:

@@ -128,6 +128,12 @@ class TestTraining:
         assert energies[0] == energies[1] != energies[2]
         assert torch.equal(torch.get_rng_state(), state)
 
+    def test_a_resample_fits_its_references_to_all(self, model, data, rows, known):
+        short = replace(SETTINGS, steps=2)
+        a, b = (fine_tune_model(model, data, rows, known, s) for s in (short, replace(short, bootstrap=True)))
+        assert torch.equal(a.references, b.references)
+        assert not torch.equal(a.energy_head.readout.weight, b.energy_head.readout.weight)
+
     @pytest.mark.parametrize("absent", ["energy", "forces"])
     def test_one_kind_of_label_is_enough(self, model, data, rows, known, absent):
         poorer = replace(data, **{absent: None})
