@@ -31,6 +31,8 @@ class ModelConfig:
         n_layers: interaction layers.
         radial_size: Bessel functions.
         mean_neighbors: typical number of neighbors within the cutoff.
+        prior_level: noise level by which the structure head knows samples of the harmonic prior, Angstrom; None if it
+            has not learned them.
     """
 
     elements: tuple[int, ...]
@@ -40,6 +42,7 @@ class ModelConfig:
     n_layers: int = 3
     radial_size: int = 16
     mean_neighbors: float = 20.0
+    prior_level: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,11 @@ class ConsistentModel(nn.Module):
     def levels(self) -> tuple[str, ...]:
         """Levels of theory, the default one first."""
         return self.config.levels
+
+    @property
+    def prior_level(self) -> float | None:
+        """Noise level that stands for the harmonic prior, Angstrom, if the structure head knows it."""
+        return self.config.prior_level
 
     @property
     def cutoff(self) -> float:
@@ -267,14 +275,30 @@ class ConsistentModel(nn.Module):
 
     # ------------------------------------------------------------------ structure
 
+    def structure_graph(self, batch: StructureBatch, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`denoise` works out first: int64 elements ``[n_atoms]``, edges ``[2, n]`` and their kinds ``[n]``.
+
+        Args and errors as in :meth:`denoise`.
+        """
+        if batch.bonds is None or batch.stereo is None:
+            raise InvalidStructureError("The structure head needs the molecular graph; use StructureBatch.from_rdkit.")
+        scaled = batch.with_positions(batch.positions * self.preconditioning.c_in(sigma)[batch.graph, None])
+        return self.element_indices(batch), *graph_pairs(scaled, neighbor_list(scaled, self.cutoff).edges)
+
     def denoise(
-        self, batch: StructureBatch, sigma: Tensor, displacements: Callable[..., Tensor] | None = None
+        self,
+        batch: StructureBatch,
+        sigma: Tensor,
+        *,
+        graph: tuple[Tensor, Tensor, Tensor] | None = None,
+        displacements: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """Predicts the clean structure from a noisy one (differentiable).
 
         Args:
             batch: noisy positions, with bonds and stereo tags.
             sigma: ``[n_graphs]``, noise level of each structure, Angstrom.
+            graph: :meth:`structure_graph` of the same arguments, if known already.
             displacements: a compiled :meth:`displacements`, for training.
 
         Returns:
@@ -283,12 +307,10 @@ class ConsistentModel(nn.Module):
         Raises:
             InvalidStructureError: without bonds the molecular graph is unknown.
         """
-        if batch.bonds is None or batch.stereo is None:
-            raise InvalidStructureError("The structure head needs the molecular graph; use StructureBatch.from_rdkit.")
-        scaled = batch.with_positions(batch.positions * self.preconditioning.c_in(sigma)[batch.graph, None])
-        edges, kinds = graph_pairs(scaled, neighbor_list(scaled, self.cutoff).edges)
-        elements = self.element_indices(batch)
-        arguments = scaled.positions, elements, edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
+        elements, edges, kinds = graph or self.structure_graph(batch, sigma)
+        assert batch.stereo is not None
+        scaled = batch.positions * self.preconditioning.c_in(sigma)[batch.graph, None]
+        arguments = scaled, elements, edges, kinds, batch.graph, batch.charge, batch.stereo, sigma
         if torch.is_grad_enabled():
             output = (displacements or self.displacements)(*arguments)
         else:

@@ -259,25 +259,27 @@ class StructureBatch:
         chosen = [int(i) for i in chosen]
         if outside := [i for i in chosen if not 0 <= i < self.n_graphs]:
             raise IndexError(f"structure {outside[0]} of a batch of {self.n_graphs}")
-        ends = self.counts.cumsum(0)
-        starts = ends - self.counts
-        parts = []
-        for i in chosen:
-            lo, hi = int(starts[i]), int(ends[i])
-            parts.append(
-                replace(
-                    self,
-                    numbers=self.numbers[lo:hi],
-                    positions=self.positions[lo:hi],
-                    graph=torch.zeros_like(self.graph[lo:hi]),
-                    cell=self.cell[i : i + 1],
-                    pbc=self.pbc[i : i + 1],
-                    charge=self.charge[i : i + 1],
-                    bonds=_rows_within(self.bonds, lo, hi, 2),
-                    stereo=_rows_within(self.stereo, lo, hi, 4),
-                )
-            )
-        return StructureBatch.concatenate(parts)
+        places = torch.tensor(chosen, dtype=torch.int64, device=self.graph.device)
+        atoms, graph = _rows_of(self.graph, self.n_graphs, places)
+        shift = _starts(self.counts[places]) - _starts(self.counts)[places]
+        tables = {}
+        for name, n_indices in (("bonds", 2), ("stereo", 4)):
+            table = getattr(self, name)
+            if table is None:
+                continue
+            rows, place = _rows_of(self.graph[table[:, 0]], self.n_graphs, places)
+            tables[name] = table[rows]
+            tables[name][:, :n_indices] += shift[place, None]
+        return replace(
+            self,
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            graph=graph,
+            cell=self.cell[places],
+            pbc=self.pbc[places],
+            charge=self.charge[places],
+            **tables,
+        )
 
     def __getitem__(self, index: int) -> StructureBatch:
         if not -self.n_graphs <= index < self.n_graphs:
@@ -424,9 +426,24 @@ def _shift_indices(table: Tensor, columns: int, offset: int) -> Tensor:
     return torch.cat([table[:, :columns] + offset, table[:, columns:]], dim=1)
 
 
-def _rows_within(table: Tensor | None, lo: int, hi: int, columns: int) -> Tensor | None:
-    """Rows of a table whose atoms lie in ``lo..hi``, renumbered from zero."""
-    if table is None:
-        return None
-    inside = (table[:, 0] >= lo) & (table[:, 0] < hi)
-    return _shift_indices(table[inside], columns, -lo)
+def _rows_of(owner: Tensor, n_owners: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of the chosen owners, one owner after the other.
+
+    Args:
+        owner: int64 ``[n]``, owner of each row, in any order.
+        n_owners: number of owners.
+        chosen: int64 ``[m]``.
+
+    Returns:
+        int64 each: indices into ``owner``, in their order within an owner, and places in ``chosen``.
+    """
+    counts = torch.bincount(owner, minlength=n_owners)
+    sizes = counts[chosen]
+    place = torch.repeat_interleave(sizes)
+    first = _starts(counts)[chosen] - _starts(sizes)
+    return torch.argsort(owner, stable=True)[torch.arange(len(place), device=owner.device) + first[place]], place
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """Where each of consecutive ranges begins."""
+    return counts.cumsum(0) - counts

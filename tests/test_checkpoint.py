@@ -51,6 +51,14 @@ class TestRoundTrip:
         for name, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
 
+    def test_a_model_from_before_the_harmonic_prior_does_not_know_it(self, card):
+        table = json.loads(card.read_text())["architecture"]
+        del table["prior_level"]
+        rewrite(card, architecture=table)
+        assert load_model(card).prior_level is None
+        rewrite(card, architecture=table | {"prior_level": 3.0})
+        assert load_model(card).prior_level == 3.0
+
     def test_a_name_with_a_dot(self, single, tmp_path):
         card = save_model(single, tmp_path / "model-1.5")
         assert card.name == "model-1.5.json"

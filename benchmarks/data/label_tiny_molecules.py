@@ -19,10 +19,10 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.progress import track
+from teacher import LEVEL, PROVENANCE, Teacher
 
 from consistent_calc import StructureBatch, relax
 from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
-from consistent_calc.model import Prediction
 from consistent_calc.molgraph import bond_table, stereo_satisfied, stereo_table
 
 LISTED = """
@@ -37,33 +37,6 @@ NNC NO CONC ON=C C=NC C=NO N=N CN=NC OCC=O OO COO CCl(=O)=O OBr OCl FN
 """.split()
 
 KINDS = {0: "noised and half relaxed", 1: "relaxed on the surface of the labels", 2: "noised minimum", 3: "stretched"}
-
-
-class Teacher:
-    """AIMNet2 behind the interface of a model, so that :func:`consistent_calc.relax` can relax on its surface."""
-
-    def __init__(self, path: Path) -> None:
-        torch._C._jit_set_profiling_executor(False)
-        self.double = torch.jit.load(str(path), map_location="cpu").double()
-        self.single = torch.jit.load(str(path), map_location="cpu")
-        self.device, self.dtype = torch.device("cpu"), torch.float32
-
-    def label(self, x: torch.Tensor, numbers: torch.Tensor, charge: float) -> tuple[torch.Tensor, ...]:
-        """Copies of one molecule ``[n, n_atoms, 3]`` to energies ``[n]``, forces and charges ``[n, n_atoms]``."""
-        x = x.detach().requires_grad_(True)
-        model = self.double if x.dtype == torch.float64 else self.single
-        total = torch.full((len(x),), charge, dtype=x.dtype)
-        out = model({"coord": x, "numbers": numbers.expand(len(x), -1), "charge": total})
-        (gradient,) = torch.autograd.grad(out["energy"].sum(), x)
-        return out["energy"].detach(), -gradient, out["charges"].detach()
-
-    def predict(self, batch: StructureBatch, *, level: str | None = None, forces: bool = True) -> Prediction:
-        """Single precision, for copies of one molecule."""
-        n = batch.n_graphs
-        x = batch.positions.float().view(n, -1, 3)
-        energy, slopes, charges = self.label(x, batch.numbers.view(n, -1)[0], float(batch.charge[0]))
-        energies = torch.zeros(batch.n_atoms, dtype=torch.float64)
-        return Prediction(energy.double(), energies, slopes.reshape(-1, 3), charges.reshape(-1), None)
 
 
 def conformations(teacher: Teacher, minimum: StructureBatch, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -94,7 +67,9 @@ def label(teacher: Teacher, smiles: str, seed: int) -> MoleculeRecord | str:
         return "not embedded"
     start = StructureBatch.from_rdkit(mol)
     positions, kind = conformations(teacher, start, seed)
-    energy, forces, charges = teacher.label(positions, start.numbers, float(start.charge[0]))
+    energy, forces, charges = teacher.label(
+        positions, start.numbers.expand(len(positions), -1), start.charge.expand(len(positions))
+    )
     largest = forces.norm(dim=-1).amax(-1)
     # A collapsed or exploded copy teaches nothing.
     good = torch.isfinite(energy) & (largest < 25.0)
@@ -133,11 +108,9 @@ def main() -> None:
     ]
     unique = dict.fromkeys(Chem.CanonSmiles(s) for s in [*LISTED, *small] if Chem.MolFromSmiles(s) is not None)
     teacher = Teacher(arguments.engine)
-    provenance = "AIMNet2 (auto3d 2.3.1, aimnet2_wb97m-d3_0.jpt, float64), benchmarks/data/label_tiny_molecules.py"
+    provenance = f"{PROVENANCE}, benchmarks/data/label_tiny_molecules.py"
     skipped = []
-    with StoreWriter(
-        arguments.output, level="wB97M-D3/def2-TZVPP", provenance=provenance, licence="MIT", kinds=KINDS
-    ) as writer:
+    with StoreWriter(arguments.output, level=LEVEL, provenance=provenance, licence="MIT", kinds=KINDS) as writer:
         for seed, smiles in enumerate(track(unique, "Labelling")):
             record = label(teacher, smiles, seed)
             if isinstance(record, str):

@@ -6,7 +6,7 @@
 
 Molecules are straight-chain peptides of growing length next to ethanol and aspirin; peers that are not installed are
 left out. Run it on a quiet machine. The methods take turns, and the smallest of the times is reported: other work on
-the machine can only make a time longer. (``results/`` were taken with one other job running.)
+the machine can only make a time longer. (``results/`` of the CPU were taken with one other job running.)
 """
 
 from __future__ import annotations
@@ -23,33 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 from ase.build import molecule
-from rdkit import Chem
-from rdkit.Chem import rdDistGeom
-from rdkit.Chem.rdForceFieldHelpers import MMFFOptimizeMolecule
+from ase.io import read
 
 from consistent_calc import ConsistentCalculator, ConsistentModel, StructureBatch, load_model
 
-SMILES = {
-    9: "CCO",
-    21: "CC(=O)Oc1ccccc1C(=O)O",
-    52: "CC(=O)N[C@@H](Cc1ccccc1)C(=O)N[C@@H](C)C(=O)NCC(=O)NC",
-    102: "CC(=O)N[C@@H](Cc1ccccc1)C(=O)N[C@@H](C)C(=O)N[C@@H](CO)C(=O)N[C@@H](CC(C)C)C(=O)N[C@@H](C)C(=O)NCC(=O)NC",
-}
+#: MMFF94 minima of growing size, with their SMILES.
+MOLECULES = Path(__file__).parent / "molecules.xyz"
 BATCH = 256
 #: Atoms per water molecule, and the edge of a cube that holds one at the density of the liquid, Angstrom.
 WATER, WATER_EDGE = 3, 3.106
 
 #: Evaluates a batch once, energies and forces.
 Evaluate = Callable[[], Any]
-
-
-def structure(smiles: str) -> StructureBatch:
-    """An MMFF94 minimum."""
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
-    MMFFOptimizeMolecule(mol, maxIters=2000)
-    x = mol.GetConformer().GetPositions()
-    return StructureBatch.from_arrays([a.GetAtomicNum() for a in mol.GetAtoms()], x)
 
 
 def water_box(n_molecules: int) -> StructureBatch:
@@ -68,7 +53,8 @@ def water_box(n_molecules: int) -> StructureBatch:
 
 def ours(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
     """Neighbor search included."""
-    return lambda: model.predict(batch)
+    moved = batch.to(model.device)
+    return lambda: model.predict(moved)
 
 
 def without_kernels(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
@@ -78,15 +64,16 @@ def without_kernels(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
     return ours(plain, batch)
 
 
-def aimnet2_peers(path: Path | None) -> dict[str, Callable[[StructureBatch], Evaluate]]:
+def aimnet2_peers(path: Path | None, device: str) -> dict[str, Callable[[StructureBatch], Evaluate]]:
     """One AIMNet2 network, for molecules of equal size, in float32 as it comes."""
     if path is None:
         return {}
-    network = torch.jit.load(str(path), map_location="cpu")
+    network = torch.jit.load(str(path), map_location=device)
 
     def prepare(batch: StructureBatch) -> Evaluate:
-        numbers = batch.numbers.reshape(batch.n_graphs, -1)
-        x, charge = batch.positions.float().reshape(batch.n_graphs, -1, 3), batch.charge.float()
+        moved = batch.to(device, torch.float32)
+        numbers, charge = moved.numbers.reshape(batch.n_graphs, -1), moved.charge
+        x = moved.positions.reshape(batch.n_graphs, -1, 3)
 
         def evaluate() -> Any:
             leaf = x.clone().requires_grad_()
@@ -125,6 +112,8 @@ def fastest(methods: dict[str, Evaluate], seconds: float) -> dict[str, float]:
         for name, evaluate in methods.items():
             start = time.perf_counter()
             evaluate()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
     return {name: 1e3 * min(found) for name, found in times.items()}
 
@@ -149,36 +138,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--aimnet2", type=Path, default=None, help="TorchScript file")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each system")
     parser.add_argument("--boxes", type=int, nargs="*", default=[343, 6859], help="water molecules, cubes of integers")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "summary.csv")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = load_model(arguments.checkpoint)
-    peers = aimnet2_peers(arguments.aimnet2) | gfn2_peers()
+    device = arguments.device
+    model = load_model(arguments.checkpoint, device=device)
+    peers = aimnet2_peers(arguments.aimnet2, device) | (gfn2_peers() if device == "cpu" else {})
     rows: list[tuple[Any, ...]] = []
 
     def add(system: str, atoms: int, batch: int, found: dict[str, float]) -> None:
         for method, ms in found.items():
             rows.append(
-                (system, atoms, batch, "cpu", arguments.threads, method, f"{ms:.4g}", f"{ms / found['ours']:.3g}")
+                (system, atoms, batch, device, arguments.threads, method, f"{ms:.4g}", f"{ms / found['ours']:.3g}")
             )
             print(*rows[-1], flush=True)
 
-    molecules = {n: structure(smiles) for n, smiles in SMILES.items()}
+    def variants(structures: StructureBatch) -> dict[str, Evaluate]:
+        if device != "cpu":
+            return {"ours": ours(model, structures)}
+        return {"ours": ours(model, structures), "ours, plain torch": without_kernels(model, structures)}
+
+    molecules = {len(a): StructureBatch.from_ase(a) for a in read(MOLECULES, ":")}
     for n, one in molecules.items():
-        methods = {"ours": ours(model, one), "ours, plain torch": without_kernels(model, one)}
+        methods = variants(one)
         add("molecule", n, 1, fastest(methods | {k: prepare(one) for k, prepare in peers.items()}, arguments.seconds))
     many = StructureBatch.concatenate([molecules[21]] * BATCH)
-    methods = {"ours": ours(model, many), "ours, plain torch": without_kernels(model, many)}
+    methods = variants(many)
     networks = {k: prepare(many) for k, prepare in peers.items() if not k.startswith("GFN2")}
     add("batch", 21, BATCH, fastest(methods | networks, arguments.seconds))
     add("dynamics in ASE, one step", 21, 1, {"ours": dynamics(model, molecules[21])})
     for n in arguments.boxes:
         box = water_box(n)
         add("water box", box.n_atoms, 1, fastest({"ours": ours(model, box)}, 1.0))
-        print(f"peak memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak if device == "cpu" else torch.cuda.max_memory_allocated() / 2**30
+        print(f"peak memory so far: {peak:.2f} GiB", flush=True)
     arguments.output.parent.mkdir(exist_ok=True)
     with arguments.output.open("w", newline="") as file:
         table = csv.writer(file)

@@ -40,18 +40,37 @@ def sampling_levels(start: float, end: float, n_steps: int, rho: float = 3.0) ->
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
 
-def centered_noise(graph: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Standard normal noise without translation; structure ``i`` draws from a generator of its own.
+def standard_normal(graph: Tensor, seeds: Sequence[int], draw: int = 0) -> Tensor:
+    """Standard normal numbers; structure ``i`` draws from a generator of its own.
 
     Args:
         graph: int64 ``[n_atoms]``, non-decreasing.
-        seeds: ``[n_graphs]``; equal seeds and sizes give equal noise, whatever else is in the batch.
+        seeds: ``[n_graphs]``; equal seeds and sizes give equal numbers, whatever else is in the batch.
+        draw: which of the independent draws of the seeds.
 
     Returns:
-        float64 ``[n_atoms, 3]`` on the device of ``graph``, of mean zero in every structure.
+        float64 ``[n_atoms, 3]`` on the device of ``graph``.
     """
     parts = []
     for seed, size in zip(seeds, torch.bincount(graph, minlength=len(seeds)).tolist(), strict=True):
-        noise = torch.randn(size, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        parts.append(noise - noise.mean(0, keepdim=True))
+        generator = torch.Generator().manual_seed(seed)
+        draws = [torch.randn(size, 3, generator=generator, dtype=torch.float64) for _ in range(draw + 1)]
+        parts.append(draws[draw])
     return torch.cat(parts).to(graph.device)
+
+
+def centered(x: Tensor, graph: Tensor, n_graphs: int) -> Tensor:
+    """Takes off the mean of each structure.
+
+    Args:
+        x: ``[n_atoms, 3]``.
+        graph: int64 ``[n_atoms]``.
+        n_graphs: number of structures.
+    """
+    counts = torch.bincount(graph, minlength=n_graphs).to(x.dtype)[:, None]
+    return x - (x.new_zeros(n_graphs, 3).index_add(0, graph, x) / counts)[graph]
+
+
+def centered_noise(graph: Tensor, seeds: Sequence[int]) -> Tensor:
+    """The first draw of :func:`standard_normal` without translation: of mean zero in every structure."""
+    return centered(standard_normal(graph, seeds), graph, len(seeds))

@@ -9,12 +9,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistent_calc.diffusion.noise import centered_noise, sampling_levels
+from consistent_calc.diffusion.noise import centered_noise, sampling_levels, standard_normal
+from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.structures import StructureBatch
+
+#: Noise level from which structures are made where the model does not know the harmonic prior, Angstrom.
+PURE_NOISE = 8.0
+#: Noise level that the first estimate from the harmonic prior is brought to, Angstrom.
+AFTER_PRIOR = 1.5
 
 
 class Denoiser(Protocol):
-    """Anything with :meth:`ConsistentModel.denoise`."""
+    """Anything with :attr:`ConsistentModel.prior_level` and :meth:`ConsistentModel.denoise`."""
+
+    @property
+    def prior_level(self) -> float | None: ...
 
     def denoise(self, batch: StructureBatch, sigma: Tensor) -> Tensor: ...
 
@@ -53,22 +62,34 @@ def from_noise(
     *,
     n_steps: int,
     seeds: Sequence[int],
-    sigma_max: float = 8.0,
+    sigma_max: float | None = None,
     sigma_end: float = 0.02,
 ) -> Tensor:
-    """Structures from pure noise: ``n_steps = 1`` is a single denoising step, more are deterministic sampling.
+    """Structures from random numbers: ``n_steps = 1`` is a single denoising step, more are deterministic sampling.
 
     The "Denoising" and "DDIM" modes of Ren et al. 2024 in EDM form; DDIM is the probability-flow equation, followed
-    here with Heun's method (``2 n_steps - 1`` evaluations of the denoiser).
+    here with Heun's method. A model that knows the harmonic prior denoises a sample of it; in more than one step, that
+    first estimate is noised and refined in the other steps. Any other model starts from noise far above the size of
+    the molecule.
 
     Args:
         batch: molecules with bonds and stereo tags; their positions are not used.
-        sigma_max: noise level of the start, Angstrom; far above the size of the molecule.
+        sigma_max: noise level where the flow starts, by default :data:`AFTER_PRIOR` or :data:`PURE_NOISE`, Angstrom.
 
     Other arguments and the result as in :func:`refine`.
     """
-    x = sigma_max * centered_noise(batch.graph, seeds).to(batch.positions.dtype)
-    return _flow(model, batch, x, sampling_levels(sigma_max, sigma_end, n_steps, rho=7.0).tolist())
+    if model.prior_level is None:
+        start = sigma_max or PURE_NOISE
+        x = start * centered_noise(batch.graph, seeds).to(batch.positions.dtype)
+        return _flow(model, batch, x, sampling_levels(start, sigma_end, n_steps, rho=7.0).tolist())
+    # The first draw of the seeds is left to the noise added afterwards.
+    prior = batch.with_positions(harmonic_positions(batch, standard_normal(batch.graph, seeds, draw=1)))
+    with torch.no_grad():
+        first = batch.with_positions(model.denoise(prior, torch.full_like(batch.charge, model.prior_level)))
+    if n_steps == 1:
+        return first.positions
+    start = sigma_max or AFTER_PRIOR
+    return refine(model, first, sigma_start=start, n_steps=n_steps - 1, seeds=seeds, sigma_end=sigma_end)
 
 
 def _flow(model: Denoiser, batch: StructureBatch, x: Tensor, levels: list[float]) -> Tensor:

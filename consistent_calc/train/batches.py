@@ -1,4 +1,4 @@
-"""Training batches from several data sets of several levels of theory."""
+"""Training batches, with everything that does not depend on the weights worked out already."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from consistent_calc.data.dataset import Labels
+from consistent_calc.diffusion.noise import training_levels
+from consistent_calc.diffusion.prior import harmonic_positions
+from consistent_calc.losses.structure import align
+from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
+from consistent_calc.neighbors import NeighborList, neighbor_list
 from consistent_calc.structures import StructureBatch
+from consistent_calc.train.configuration import Noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +24,8 @@ class EnergyBatch:
 
     Attributes:
         structures: on the device of the model.
+        neighbors: of the structures.
+        elements: int64 ``[n_atoms]``, rows of the model's element table.
         level: int64 ``[n_graphs]``, readout.
         energy: ``[n_graphs]``, eV, atomic references subtracted.
         forces: ``[n_atoms, 3]``, eV/Angstrom.
@@ -26,6 +34,8 @@ class EnergyBatch:
     """
 
     structures: StructureBatch
+    neighbors: NeighborList
+    elements: Tensor
     level: Tensor
     energy: Tensor
     forces: Tensor
@@ -55,7 +65,76 @@ def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentMo
     for name, values in columns.items():
         joined = torch.cat(values)
         tensors[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else None)
-    return EnergyBatch(structures=structures.to(model.device, model.dtype), **tensors)
+    structures = structures.to(model.device, model.dtype)
+    return EnergyBatch(
+        structures=structures,
+        neighbors=neighbor_list(structures, model.cutoff),
+        elements=model.element_indices(structures),
+        **tensors,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyBatch:
+    """Equilibrium structures and what the denoiser is given to find them from.
+
+    Attributes:
+        target: the structures with their graphs, aligned to ``noisy``, equivalent atoms exchanged to come closest.
+        noisy: ``[n_atoms, 3]``, Angstrom.
+        sigma: ``[n_graphs]``, noise levels, Angstrom.
+        graph: of the noisy structures, see :meth:`ConsistentModel.structure_graph`.
+    """
+
+    target: StructureBatch
+    noisy: Tensor
+    sigma: Tensor
+    graph: tuple[Tensor, Tensor, Tensor]
+
+
+def draw_noise(clean: StructureBatch, settings: Noise, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What moves the structures: Gaussian noise, or for some of them all that leads to a sample of the harmonic prior.
+
+    Args:
+        clean: equilibrium structures with their graphs, on the CPU.
+        settings: kinds and levels.
+        generator: CPU generator.
+
+    Returns:
+        Noise levels ``[n_graphs]``, Angstrom, and displacements in units of them, ``[n_atoms, 3]``.
+    """
+    sigma = training_levels(
+        clean.n_graphs, generator, median=settings.median, spread=settings.spread, low=settings.low, high=settings.high
+    )
+    normal = torch.randn(clean.n_atoms, 3, generator=generator)
+    if settings.prior_share == 0:
+        return sigma, normal
+    chosen = torch.rand(clean.n_graphs, generator=generator) < settings.prior_share
+    displacement = (harmonic_positions(clean, normal) - clean.positions) / settings.prior_level
+    return (
+        torch.where(chosen, settings.prior_level, sigma),
+        torch.where(chosen[clean.graph, None], displacement, normal),
+    )
+
+
+def noisy_batch(clean: StructureBatch, sigma: Tensor, noise: Tensor, model: ConsistentModel) -> NoisyBatch:
+    """Moves equilibrium structures by noise.
+
+    Args:
+        clean: with their graphs, on the device and in the dtype of the model.
+        sigma: ``[n_graphs]``, Angstrom.
+        noise: ``[n_atoms, 3]``, displacements in units of ``sigma``, see :func:`draw_noise`.
+    """
+    graph = clean.graph
+    noisy = clean.positions + sigma[graph, None] * noise
+    aligned = align(clean.positions, noisy, graph, clean.n_graphs)
+    matched = match_equivalent(aligned, noisy, equivalent_sets(clean))
+    target = align(matched, noisy, graph, clean.n_graphs)
+    return NoisyBatch(
+        target=clean.with_positions(target),
+        noisy=noisy,
+        sigma=sigma,
+        graph=model.structure_graph(clean.with_positions(noisy), sigma),
+    )
 
 
 def composition_energy(model: ConsistentModel, structures: StructureBatch, level: int) -> Tensor:

@@ -90,12 +90,34 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise levels of the structure task in Angstrom, log-normal."""
+    """Noise of the structure task: Gaussian with log-normal levels in Angstrom, or samples of the harmonic prior.
+
+    Attributes:
+        median, spread, low, high: see :func:`consistent_calc.diffusion.noise.training_levels`.
+        prior_share: fraction of the structures that is replaced by a sample of the harmonic prior.
+        prior_level: noise level by which the model knows that it looks at one, above ``high``.
+    """
 
     median: float = 0.25
     spread: float = 1.0
     low: float = 0.01
     high: float = 5.0
+    prior_share: float = 0.0
+    prior_level: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prior_share <= 1:
+            raise ConfigurationError(f"noise: prior_share must be between 0 and 1, got {self.prior_share!r}.")
+        if self.prior_share > 0 and not self.prior_level > self.high:
+            raise ConfigurationError(
+                f"noise: prior_level = {self.prior_level:g} must be above high = {self.high:g}, to tell samples of the "
+                "prior from Gaussian noise; lower high (2 is enough, the prior takes its place)."
+            )
+
+    @property
+    def learned_prior_level(self) -> float | None:
+        """``prior_level`` if the run learns the prior at all."""
+        return self.prior_level if self.prior_share > 0 else None
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,14 @@ class TrainingConfig:
     device: str = "cpu"
     compile: bool = False
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        prior = self.noise.learned_prior_level
+        if prior is not None and self.weights.score > 0 and self.consistency.score_noise[1] >= prior:
+            raise ConfigurationError(
+                f"consistency: score_noise reaches up to the harmonic prior (noise: prior_level = {prior:g}), which is "
+                "no Gaussian noise and has no such score; lower its upper end."
+            )
 
 
 T = TypeVar("T")

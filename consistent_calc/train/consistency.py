@@ -36,6 +36,8 @@ class Denoised:
     def between(self, noise: tuple[float, ...]) -> Denoised | None:
         """The structures whose noise level lies in ``[noise[0], noise[1]]``; None if there is none."""
         chosen = (self.sigma >= noise[0]) & (self.sigma <= noise[1])
+        if bool(chosen.all()):
+            return self
         if not bool(chosen.any()):
             return None
         atoms = chosen[self.clean.graph]

@@ -12,8 +12,10 @@ from consistent_calc.model import ConsistentModel
 from consistent_calc.train.references import fit_references
 
 
-def extend_model(model: ConsistentModel, datasets: list[Dataset], seed: int) -> ConsistentModel:
-    """A model that also knows the elements and levels of the data.
+def extend_model(
+    model: ConsistentModel, datasets: list[Dataset], seed: int, prior_level: float | None = None
+) -> ConsistentModel:
+    """A model that also knows the elements and levels of the data, and the harmonic prior if it is to learn that.
 
     Everything the model knows is kept to the last digit. A new level starts as a copy of the default level's readout,
     with reference energies fitted to its data; the embedding of a new element starts at random.
@@ -22,6 +24,7 @@ def extend_model(model: ConsistentModel, datasets: list[Dataset], seed: int) -> 
         model: on any device; not modified.
         datasets: training data.
         seed: of the new embeddings.
+        prior_level: see :class:`consistent_calc.model.ModelConfig`; None leaves the model's own.
 
     Returns:
         The model itself if it knows everything, else a new one.
@@ -34,11 +37,13 @@ def extend_model(model: ConsistentModel, datasets: list[Dataset], seed: int) -> 
     # A reference of zero belongs to an element that its level never saw.
     known[: len(model.levels), columns] = torch.where(model.references == 0, torch.nan, model.references)
     references = fit_references(datasets, levels, elements, known).to(model.device)
-    if elements == model.elements and levels == model.levels and torch.equal(references, model.references):
+    prior_level = model.prior_level if prior_level is None else prior_level
+    config = replace(model.config, elements=elements, levels=levels, prior_level=prior_level)
+    if config == model.config and torch.equal(references, model.references):
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        larger = ConsistentModel(replace(model.config, elements=elements, levels=levels)).to(model.device, model.dtype)
+        larger = ConsistentModel(config).to(model.device, model.dtype)
     state, old = larger.state_dict(), model.state_dict()
     for name, value in old.items():
         if name == "encoder.elements.weight":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from consistent_calc.data.dataset import Dataset
-from consistent_calc.diffusion.noise import centered_noise
+from consistent_calc.diffusion.noise import centered, standard_normal
+from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.elements import symbol
 from consistent_calc.errors import DataError
 from consistent_calc.losses.structure import align
+from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
+from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
 from consistent_calc.train.configuration import Weights
 from consistent_calc.train.objective import Objective
@@ -167,21 +171,33 @@ def evaluate_structure(
         sigmas: noise levels, Angstrom.
 
     Returns:
-        ``denoised_rmsd_<sigma>_A`` for each level: mean over structures, all atoms, aligned.
+        ``denoised_rmsd_<sigma>_A`` for each level: mean over structures, all atoms, aligned. If the model knows the
+        harmonic prior, also ``denoised_rmsd_prior_A`` from samples of it; there, equivalent hydrogens are not told
+        apart, as in the training.
     """
-    totals = dict.fromkeys(sigmas, 0.0)
+    totals: defaultdict[str, float] = defaultdict(float)
     for start in range(0, len(indices), BATCH):
         clean = data.batch(indices[start : start + BATCH], with_graph=True)[0].to(model.device, model.dtype)
-        noise = centered_noise(clean.graph, range(start, start + clean.n_graphs)).to(clean.positions)
+        normal = standard_normal(clean.graph, range(start, start + clean.n_graphs))
+        noise = centered(normal, clean.graph, clean.n_graphs).to(clean.positions)
         for sigma in sigmas:
-            levels = torch.full_like(clean.charge, sigma)
-            with torch.no_grad():
-                denoised = model.denoise(clean.with_positions(clean.positions + sigma * noise), levels)
-            moved = align(denoised, clean.positions, clean.graph, clean.n_graphs)
-            squares = torch.zeros_like(clean.charge)
-            squares = squares.index_add(0, clean.graph, ((moved - clean.positions) ** 2).sum(1))
-            totals[sigma] += float((squares / clean.counts).sqrt().sum())
-    return {f"denoised_rmsd_{sigma:g}_A": total / max(len(indices), 1) for sigma, total in totals.items()}
+            noisy = clean.positions + sigma * noise
+            totals[f"denoised_rmsd_{sigma:g}_A"] += _denoised_rmsd(model, clean, noisy, sigma)
+        if model.prior_level is not None:
+            prior = harmonic_positions(clean, normal)
+            aligned = align(clean.positions, prior, clean.graph, clean.n_graphs)
+            matched = clean.with_positions(match_equivalent(aligned, prior, equivalent_sets(clean)))
+            totals["denoised_rmsd_prior_A"] += _denoised_rmsd(model, matched, prior, model.prior_level)
+    return {name: total / len(indices) for name, total in totals.items()}
+
+
+def _denoised_rmsd(model: ConsistentModel, clean: StructureBatch, noisy: torch.Tensor, sigma: float) -> float:
+    """Sum over structures of the RMSD between denoised and clean positions, Angstrom."""
+    with torch.no_grad():
+        denoised = model.denoise(clean.with_positions(noisy), torch.full_like(clean.charge, sigma))
+    moved = align(denoised, clean.positions, clean.graph, clean.n_graphs)
+    squares = torch.zeros_like(clean.charge).index_add(0, clean.graph, ((moved - clean.positions) ** 2).sum(1))
+    return float((squares / clean.counts).sqrt().sum())
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float64]:

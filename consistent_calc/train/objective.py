@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +11,10 @@ from torch import Tensor
 
 from consistent_calc.errors import ConfigurationError
 from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
-from consistent_calc.losses.structure import align, denoising_loss
-from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
+from consistent_calc.losses.structure import denoising_loss
 from consistent_calc.model import ConsistentModel, forces_from_edges
-from consistent_calc.neighbors import neighbor_list
-from consistent_calc.structures import StructureBatch
-from consistent_calc.train.batches import EnergyBatch
+from consistent_calc.nn.layers import MessageSum
+from consistent_calc.train.batches import EnergyBatch, NoisyBatch
 from consistent_calc.train.configuration import Consistency, Weights
 from consistent_calc.train.consistency import Denoised, optimality, score
 
@@ -28,8 +27,9 @@ class Objective:
         weights: factors of the losses; a consistency loss of weight zero is not computed.
         consistency: forms of the consistency losses.
         frozen: the energy model of the consistency losses, whose weights require no gradient.
-        compile: compile the two network functions with dynamic shapes. The derivative with respect to the positions is
-            taken inside the compiled function: compiled energies with an outer ``create_graph`` fail in torch.
+        compile: on the CPU compile the network functions, on a GPU their messages
+            (:mod:`consistent_calc.nn.compiled`). Of the former the derivative with respect to the positions is taken
+            inside the compiled function: compiled energies with an outer ``create_graph`` fail in torch.
     """
 
     def __init__(
@@ -47,21 +47,31 @@ class Objective:
         self.frozen = frozen
         if frozen is None and max(weights.optimality, weights.score) > 0:
             raise ConfigurationError("Consistency losses need a frozen energy model.")
-        wrap: Callable[..., Callable[..., Any]] = torch.compile if compile else (lambda f, **_: f)
-        self._edge_gradients = wrap(model.edge_gradients, dynamic=True, fullgraph=True)
-        self._atomic = wrap(model.atomic, dynamic=True, fullgraph=True)
+        self._edge_gradients: Callable[..., Any] = model.edge_gradients
+        self._atomic: Callable[..., Any] = model.atomic
+        self._displacements: Callable[..., Any] = model.displacements
         self._frozen_gradients: Callable[..., Any] | None = None
-        if compile and frozen is not None and frozen.device.type != "cpu":  # the CPU has kernels of its own for that
-            self._frozen_gradients = torch.compile(frozen.edge_gradients, dynamic=True, fullgraph=True)
-        self._displacements = wrap(model.displacements, dynamic=True, fullgraph=True)
+        if compile and model.device.type == "cpu":
+            self._edge_gradients, self._atomic, self._displacements = (
+                torch.compile(f, dynamic=True, fullgraph=True)
+                for f in (model.edge_gradients, model.atomic, model.displacements)
+            )
+        elif compile:
+            from consistent_calc.nn.compiled import sum_messages
+
+            self._edge_gradients = partial(_edge_gradients, model, sum_messages)
+            self._atomic, self._displacements = (
+                partial(f, messages=sum_messages) for f in (model.atomic, model.displacements)
+            )
+            if frozen is not None:
+                self._frozen_gradients = partial(_edge_gradients, frozen, sum_messages)
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
         """Differentiable predictions: energy (without references), charges, dipole, and forces if asked for."""
-        s = batch.structures
-        neighbors = neighbor_list(s, self.model.cutoff)
+        s, neighbors = batch.structures, batch.neighbors
         arguments = (
             neighbors.vectors(s),
-            self.model.element_indices(s),
+            batch.elements,
             neighbors.edges,
             s.graph,
             s.charge,
@@ -91,24 +101,20 @@ class Objective:
             "dipole": vector_loss(predicted["dipole"], batch.dipole),
         }
 
-    def structure_losses(self, clean: StructureBatch, sigma: Tensor, noise: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    def structure_losses(self, batch: NoisyBatch, seed: int = 0) -> dict[str, Tensor]:
         """Unweighted losses of the structure task.
 
         Args:
-            clean: equilibrium structures with their graphs, on the model's device.
-            sigma: ``[n_graphs]``, Angstrom.
-            noise: standard normal ``[n_atoms, 3]``.
+            batch: noisy structures and their targets.
             seed: of the random displacements of optimality consistency.
         """
-        graph = clean.graph
-        noisy = clean.positions + sigma[graph, None] * noise
-        denoised = self.model.denoise(clean.with_positions(noisy), sigma, self._displacements)
-        aligned = align(clean.positions, noisy, graph, clean.n_graphs)
-        matched = match_equivalent(aligned, noisy, equivalent_sets(clean))
-        target = align(matched, noisy, graph, clean.n_graphs)
-        losses = {"structure": denoising_loss(denoised, target, self.model.preconditioning.c_out(sigma), graph)}
+        target, sigma = batch.target, batch.sigma
+        noisy = target.with_positions(batch.noisy)
+        denoised = self.model.denoise(noisy, sigma, graph=batch.graph, displacements=self._displacements)
+        scale = self.model.preconditioning.c_out(sigma)
+        losses = {"structure": denoising_loss(denoised, target.positions, scale, target.graph)}
         if self.frozen is not None:
-            data = Denoised(clean.with_positions(target), noisy, denoised, sigma)
+            data = Denoised(target, batch.noisy, denoised, sigma)
             if self.weights.optimality > 0:
                 losses["optimality"] = optimality(self.frozen, data, self.consistency, seed, self._frozen_gradients)
             if self.weights.score > 0:
@@ -119,3 +125,15 @@ class Objective:
         """Weighted sum of losses named as in :class:`Weights`."""
         weighted = [getattr(self.weights, name) * value for name, value in losses.items()]
         return torch.stack(weighted).sum()
+
+
+def _edge_gradients(
+    model: ConsistentModel, messages: MessageSum, vectors: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :meth:`ConsistentModel.edge_gradients`, by autograd; differentiable where gradients are enabled."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaf = vectors.detach().requires_grad_()
+        energies, charges = model.atomic(leaf, *arguments, messages=messages)
+        (gradients,) = torch.autograd.grad(energies.sum(), leaf, create_graph=differentiable)
+    return gradients, energies, charges

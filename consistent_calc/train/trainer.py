@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -28,19 +28,33 @@ from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store
-from consistent_calc.diffusion.noise import training_levels
 from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.structures import StructureBatch
-from consistent_calc.train.batches import energy_batch
+from consistent_calc.train.batches import EnergyBatch, NoisyBatch, draw_noise, energy_batch, noisy_batch
 from consistent_calc.train.configuration import TrainingConfig
 from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
 from consistent_calc.train.objective import Objective
+from consistent_calc.train.prefetch import Prefetcher
 from consistent_calc.train.references import fit_references
 
 #: Steps in a row without finite gradients after which a run ends.
 MAX_SKIPPED = 50
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """The data of one step.
+
+    Attributes:
+        energy, structure: batches of the two tasks.
+        position: state of streams and noise behind these batches.
+    """
+
+    energy: EnergyBatch
+    structure: NoisyBatch | None
+    position: dict[str, Any]
 
 
 class Trainer:
@@ -97,6 +111,8 @@ class Trainer:
         self._skipped = 0
         if self._state_path.exists():
             self._load_state()
+        self._position = self._data_position()
+        self._steps = Prefetcher(self._make_step, self.model.device)
 
     def _stream(self, n_atoms: np.ndarray, atoms: int) -> BatchStream:
         return BatchStream(n_atoms, atoms, seed=self.config.seed, rank=self.rank, world_size=self.world_size)
@@ -122,20 +138,25 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        data = self._steps.take()
         # The tasks are differentiated one after the other: half the memory, the same gradient.
-        losses = self._backward(self._energy_losses())
-        if self.structure_data:
-            losses |= self._backward(self._structure_losses())
+        losses = self._backward(self.objective.energy_losses(data.energy))
+        if data.structure is not None:
+            seed = hash((self.config.seed, self.rank, self.step)) % 2**63
+            losses |= self._backward(self.objective.structure_losses(data.structure, seed))
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.schedule.clip_norm)
-        if torch.isfinite(norm):
+        # The only place of a step that waits for the device.
+        *values, length = torch.stack([*losses.values(), norm]).tolist()
+        if math.isfinite(length):
             self.optimizer.step()
             self.average.update_parameters(self.model)
             self._skipped = 0
         else:
             self._skip()
         self.step += 1
-        return losses | {"learning_rate": rate, "gradient_norm": float(norm)}
+        self._position = data.position
+        return dict(zip(losses, values, strict=True)) | {"learning_rate": rate, "gradient_norm": length}
 
     def _skip(self) -> None:
         """A step without finite gradients is left out; many in a row are no accident."""
@@ -146,28 +167,37 @@ class Trainer:
                 f"Lower the learning rate or look for broken labels; the state in {self.output} is from before."
             )
 
-    def _backward(self, losses: dict[str, Tensor]) -> dict[str, float]:
+    def _backward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         self.objective.total(losses).backward()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
-    def _energy_losses(self) -> dict[str, Tensor]:
+    def _make_step(self) -> _Step:
+        """Called by the prefetcher's thread, one step ahead: it must touch no weights."""
+        energy = self._energy_batch()
+        structure = self._noisy_batch() if self.structure_data else None
+        return _Step(energy, structure, self._data_position())
+
+    def _data_position(self) -> dict[str, Any]:
+        """Where the data stand, as :meth:`save` writes it."""
+        return {
+            "energy_streams": [s.state_dict() for s in self.energy_streams],
+            "structure_streams": [s.state_dict() for s in self.structure_streams],
+            "noise": self.noise.get_state(),
+        }
+
+    def _energy_batch(self) -> EnergyBatch:
         parts = []
         for data, source, stream in zip(self.energy_data, self.config.energy, self.energy_streams, strict=True):
             structures, labels = data.batch(next(stream))
             parts.append((structures, labels if source.forces else replace(labels, forces=None)))
-        return self.objective.energy_losses(energy_batch(parts, self.model))
+        return energy_batch(parts, self.model)
 
-    def _structure_losses(self) -> dict[str, Tensor]:
+    def _noisy_batch(self) -> NoisyBatch:
         parts = [d.batch(next(s)) for d, s in zip(self.structure_data, self.structure_streams, strict=True)]
         clean = StructureBatch.concatenate(parts)
-        noise = self.config.noise
-        sigma = training_levels(
-            clean.n_graphs, self.noise, median=noise.median, spread=noise.spread, low=noise.low, high=noise.high
-        )
-        normal = torch.randn(clean.n_atoms, 3, generator=self.noise)
+        sigma, noise = draw_noise(clean, self.config.noise, self.noise)
         clean = clean.to(self.model.device, self.model.dtype)
-        seed = hash((self.config.seed, self.rank, self.step)) % 2**63
-        return self.objective.structure_losses(clean, sigma.to(clean.positions), normal.to(clean.positions), seed)
+        return noisy_batch(clean, sigma.to(clean.positions), noise.to(clean.positions), self.model)
 
     def _average_gradients(self) -> None:
         if self.world_size == 1:
@@ -279,9 +309,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "energy_streams": [s.state_dict() for s in self.energy_streams],
-            "structure_streams": [s.state_dict() for s in self.structure_streams],
-            "noise": self.noise.get_state(),
+            **self._position,
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -343,13 +371,17 @@ class _Equilibria:
 
 def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> ConsistentModel:
     """The model to train: that of an earlier stage, or an untrained one with fitted atomic references."""
+    prior_level = config.noise.learned_prior_level
     if config.start is not None:
-        return extend_model(load_model(base / config.start), datasets, config.seed).train().requires_grad_(True)
+        model = extend_model(load_model(base / config.start), datasets, config.seed, prior_level)
+        return model.train().requires_grad_(True)
     elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
     levels = tuple(dict.fromkeys(d.level for d in datasets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = ConsistentModel(ModelConfig(elements=elements, levels=levels, **asdict(config.model)))
+        model = ConsistentModel(
+            ModelConfig(elements=elements, levels=levels, prior_level=prior_level, **asdict(config.model))
+        )
     model.references.copy_(fit_references(datasets, levels, elements))
     return model
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from consistent_calc.diffusion.noise import centered_noise, sampling_levels, training_levels
+from consistent_calc.diffusion.noise import centered_noise, sampling_levels, standard_normal, training_levels
 from consistent_calc.diffusion.preconditioning import Preconditioning
 from consistent_calc.structures import StructureBatch
 
@@ -55,6 +55,14 @@ class TestCenteredNoise:
         assert torch.equal(together[:5], together[305:310])
         assert torch.equal(together[:5], centered_noise(torch.zeros(5, dtype=torch.int64), [1]))
         assert not torch.equal(together[:5], centered_noise(torch.zeros(5, dtype=torch.int64), [2]))
+
+    def test_the_draws_of_a_seed_are_independent(self):
+        first, second = (standard_normal(self.graph, [1, 2, 1, 4], draw) for draw in range(2))
+        assert torch.equal(second[:5], second[305:310])
+        assert abs(float((first * second)[5:305].mean())) < 0.1
+        assert abs(float(second[5:305].mean())) < 0.1
+        assert float(second[5:305].std()) == pytest.approx(1, abs=0.1)
+        torch.testing.assert_close(centered_noise(self.graph, [1, 2, 1, 4])[:5], first[:5] - first[:5].mean(0))
 
     def test_the_global_generator_is_left_alone(self):
         before = torch.get_rng_state()

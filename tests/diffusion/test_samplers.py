@@ -5,16 +5,23 @@ Its probability flow has the solution ``x(0) = m + (x(s) - m) sqrt(v / (v + s^2)
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from consistent_calc.diffusion.noise import centered_noise
+from consistent_calc.diffusion.noise import centered_noise, standard_normal
+from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.diffusion.samplers import from_noise, refine
+from consistent_calc.losses.structure import align
+from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 
 
 class Gaussian:
     """Exact denoiser; counts its evaluations."""
+
+    prior_level = None
 
     def __init__(self, means, variance):
         self.means, self.variance, self.evaluations = means, variance, 0
@@ -116,3 +123,67 @@ class TestFromNoise:
         assert torch.equal(found, from_noise(model, other, **options))
         assert not found.requires_grad
         assert torch.isfinite(found).all()
+
+
+class KnowsThePrior:
+    """Knows the clean structures: from a sample of the prior it is off by ``error``, from Gaussian noise exact."""
+
+    prior_level = 3.0
+
+    def __init__(self, clean, error=0.5):
+        self.clean, self.error, self.seen = clean, error, []
+
+    def denoise(self, batch, sigma):
+        self.seen.append((sigma.tolist(), batch.positions))
+        found = align(self.clean.positions, batch.positions, batch.graph, batch.n_graphs)
+        return found + self.error * (sigma == self.prior_level)[batch.graph, None]
+
+
+class TestFromThePrior:
+    @pytest.fixture
+    def pair(self, batch):
+        """Two molecules whose positions are unknown, and the clean ones."""
+        clean = StructureBatch.concatenate([batch, batch.with_positions(batch.positions * 1.01)])
+        return clean.with_positions(torch.zeros_like(clean.positions)), clean
+
+    def test_one_step_is_one_denoising_of_a_sample(self, pair):
+        unknown, clean = pair
+        denoiser = KnowsThePrior(clean)
+        found = from_noise(denoiser, unknown, n_steps=1, seeds=[5, 6])
+        ((sigma, sample),) = denoiser.seen
+        assert sigma == [3.0, 3.0]
+        assert torch.equal(sample, harmonic_positions(unknown, standard_normal(unknown.graph, [5, 6], draw=1)))
+        aligned = align(clean.positions, sample, clean.graph, 2)
+        torch.testing.assert_close(found, aligned + 0.5)
+
+    def test_more_steps_refine_it_to_the_clean_structure(self, pair):
+        unknown, clean = pair
+        denoiser = KnowsThePrior(clean)
+        found = from_noise(denoiser, unknown, n_steps=6, seeds=[5, 6], sigma_max=2.0)
+        moved = align(found, clean.positions, clean.graph, 2)
+        torch.testing.assert_close(moved, clean.positions, rtol=0, atol=1e-6)
+        levels = [sigma[0] for sigma, _ in denoiser.seen]
+        assert levels[:2] == [3.0, 2.0]
+        assert len(levels) == 1 + 2 * 5 - 1
+        assert max(levels[2:]) < 2.0
+        # The first estimate is noised by numbers of its own, not by those of the prior.
+        first = align(clean.positions, denoiser.seen[0][1], clean.graph, 2) + 0.5
+        added = (denoiser.seen[1][1] - first) / 2.0
+        torch.testing.assert_close(added, centered_noise(clean.graph, [5, 6]))
+
+    def test_a_seed_gives_the_same_structure_in_any_batch(self, batch):
+        # Exact up to rounding: what else is in the batch decides how the matrices are filled up.
+        alone = from_noise(KnowsThePrior(batch), batch, n_steps=4, seeds=[5])
+        larger = StructureBatch.from_arrays([6] * 30, torch.zeros(30, 3), bonds=[(k, k + 1, 2) for k in range(29)])
+        both = StructureBatch.concatenate([larger, batch, batch])
+        _, same, other = from_noise(KnowsThePrior(both), both, n_steps=4, seeds=[1, 5, 6]).split([30, 17, 17])
+        torch.testing.assert_close(same, alone, rtol=0, atol=1e-9)
+        assert (other - alone).abs().max() > 0.1
+
+    def test_a_network_takes_it(self, model, batch):
+        knowing = ConsistentModel(replace(model.config, prior_level=3.0)).double()
+        knowing.load_state_dict(model.state_dict())
+        found = from_noise(knowing, batch, n_steps=2, seeds=[5])
+        assert torch.isfinite(found).all()
+        assert not found.requires_grad
+        assert not torch.equal(found, from_noise(model, batch, n_steps=2, seeds=[5]))

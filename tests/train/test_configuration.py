@@ -40,6 +40,14 @@ def test_consistency_is_off_unless_asked_for(tmp_path: Path) -> None:
     assert config.consistency.level == "PM6"
 
 
+def test_the_prior_is_off_unless_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(SOURCE)
+    assert read_config(path)[0].noise.learned_prior_level is None
+    path.write_text(SOURCE + "[noise]\nhigh = 2\nprior_share = 0.3\n")
+    assert read_config(path)[0].noise.learned_prior_level == 3.0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -54,6 +62,12 @@ def test_consistency_is_off_unless_asked_for(tmp_path: Path) -> None:
         (SOURCE + '[consistency]\nscore = "dirty"', "score must be one of noisy, clean"),
         (SOURCE + "[consistency]\nscore_noise = [0.1]", r"score_noise must be \[lowest, highest\]"),
         (SOURCE + "[consistency]\ntemperature_energy = 0", "must be positive"),
+        (SOURCE + "[noise]\nprior_share = 1.5", "prior_share must be between 0 and 1"),
+        (SOURCE + "[noise]\nprior_share = 0.5", r"prior_level = 3 must be above high = 5"),
+        (
+            SOURCE + "[noise]\nprior_share = 0.5\nhigh = 2\n[weights]\nscore = 1\n[consistency]\nscore_noise = [0, 3]",
+            "score_noise reaches up to the harmonic prior",
+        ),
         (SOURCE + "forces = 1", "forces must be bool"),
         ('output = "r"\nmodel = 3\n[[energy]]\nstore = "a"\natoms = 1', "model must be a table"),
     ],

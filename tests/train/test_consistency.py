@@ -12,6 +12,7 @@ import torch
 from consistent_calc.errors import ConfigurationError
 from consistent_calc.losses.symmetry import equivalent_sets
 from consistent_calc.structures import StructureBatch
+from consistent_calc.train.batches import noisy_batch
 from consistent_calc.train.configuration import Consistency, Weights, read_config
 from consistent_calc.train.consistency import Denoised, optimality, score
 from consistent_calc.train.objective import Objective
@@ -146,10 +147,10 @@ class TestObjective:
     settings = Consistency(optimality_noise=(0.0, 9.0), score_noise=(0.0, 9.0))
 
     def test_weights_switch_the_losses(self, model, batch):
-        arguments = StructureBatch.concatenate([batch] * 3), SIGMA, normal(4)
-        plain = Objective(model, Weights(), self.settings, model).structure_losses(*arguments)
+        noisy = noisy_batch(StructureBatch.concatenate([batch] * 3), SIGMA, normal(4), model)
+        plain = Objective(model, Weights(), self.settings, model).structure_losses(noisy)
         assert set(plain) == {"structure"}
-        both = Objective(model, self.weights, self.settings, model).structure_losses(*arguments)
+        both = Objective(model, self.weights, self.settings, model).structure_losses(noisy)
         assert set(both) == {"structure", "optimality", "score"}
         assert both["structure"] == plain["structure"]
         with pytest.raises(ConfigurationError, match="frozen"):
@@ -162,7 +163,7 @@ class TestObjective:
         noisy = batch.positions + sigma * normal(4)[:17]
         found = [
             Objective(model, self.weights, settings, model).structure_losses(
-                batch, sigma, (x - batch.positions) / sigma
+                noisy_batch(batch, sigma, (x - batch.positions) / sigma, model)
             )
             for x in (noisy, noisy @ quarter + 3)
         ]
@@ -171,10 +172,10 @@ class TestObjective:
 
     def test_only_the_structure_task_learns(self, model, batch):
         trained = copy.deepcopy(model).requires_grad_(True)
-        clean = StructureBatch.concatenate([batch] * 3)
+        noisy = noisy_batch(StructureBatch.concatenate([batch] * 3), SIGMA, normal(4), model)
         for optimality_form in ("comparison", "gap", "slope"):
             settings = replace(self.settings, optimality=optimality_form)
-            found = Objective(trained, self.weights, settings, model).structure_losses(clean, SIGMA, normal(4), 1)
+            found = Objective(trained, self.weights, settings, model).structure_losses(noisy, 1)
             for name in ("optimality", "score"):
                 trained.zero_grad()
                 found[name].backward(retain_graph=True)
@@ -186,7 +187,7 @@ class TestObjective:
         trained = copy.deepcopy(model).requires_grad_(True)
         objective = Objective(trained, self.weights, self.settings, trained)
         with pytest.raises(ConfigurationError, match="frozen"):
-            objective.structure_losses(StructureBatch.concatenate([batch] * 3), SIGMA, normal(4))
+            objective.structure_losses(noisy_batch(StructureBatch.concatenate([batch] * 3), SIGMA, normal(4), model))
 
     def test_exchanged_hydrogens_are_no_error(self, model, batch):
         """Noise that exactly exchanges the hydrogens of NH2 costs a denoiser nothing that returns its input."""
@@ -197,12 +198,15 @@ class TestObjective:
         swapped[pair] = pair.flip(0)
         sigma = torch.tensor([0.05], dtype=torch.float64)
         noise = (batch.positions[swapped] - batch.positions) / sigma
-        loss = Objective(still, Weights()).structure_losses(batch, sigma, noise)["structure"]
+        loss = Objective(still, Weights()).structure_losses(noisy_batch(batch, sigma, noise, still))["structure"]
         assert float(loss) < 1e-6
         # A rotation is no error either.
         quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
         noise = (batch.positions @ quarter - batch.positions) / sigma
-        assert float(Objective(still, Weights()).structure_losses(batch, sigma, noise)["structure"]) < 1e-6
+        assert (
+            float(Objective(still, Weights()).structure_losses(noisy_batch(batch, sigma, noise, still))["structure"])
+            < 1e-6
+        )
 
 
 def test_runs_with_and_without_consistency_see_the_same_data_and_noise(run_folder: Path) -> None:
@@ -220,9 +224,9 @@ def test_runs_with_and_without_consistency_see_the_same_data_and_noise(run_folde
         arguments: list[torch.Tensor] = []
         inner = trainer.objective.structure_losses, trainer.objective.energy_losses
 
-        def structure(clean, sigma, noise, seed, inner=inner[0], arguments=arguments):
-            arguments += [clean.positions, clean.numbers, sigma, noise]
-            return inner(clean, sigma, noise, seed)
+        def structure(batch, seed, inner=inner[0], arguments=arguments):
+            arguments += [batch.target.positions, batch.target.numbers, batch.sigma, batch.noisy]
+            return inner(batch, seed)
 
         def energy(batch, inner=inner[1], arguments=arguments):
             arguments.append(batch.structures.positions)

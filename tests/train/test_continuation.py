@@ -93,6 +93,17 @@ class TestExtension:
         assert torch.equal(larger.references[:, :-1], model.references[:, :-1])
         assert larger.references[0, -1] == ATOM_ENERGY[9]
 
+    def test_the_harmonic_prior(self, data, batch):
+        model = small(ELEMENTS, ("springs",))
+        larger = extend_model(model, [data], 0, prior_level=3.0)
+        assert (model.prior_level, larger.prior_level) == (None, 3.0)
+        for name, value in model.state_dict().items():
+            assert torch.equal(larger.state_dict()[name], value), name
+        sigma = torch.tensor([2.0], dtype=torch.float64)
+        assert torch.equal(larger.denoise(batch, sigma), model.denoise(batch, sigma))
+        # A stage that does not train on it leaves it as it is.
+        assert extend_model(larger, [data], 0) is larger
+
     def test_the_caller_notices_nothing(self, model, data):
         before, weights = torch.get_rng_state(), {n: v.clone() for n, v in model.state_dict().items()}
         extend_model(model, [data], 0)

@@ -60,6 +60,38 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_folder: Path) -> None:
     assert torch.equal(weights(second), weights(whole))
 
 
+PRIOR = "[noise]\nhigh = 2.0\nprior_share = 0.5\n"
+
+
+def test_a_resumed_run_repeats_the_samples_of_the_prior(run_folder: Path) -> None:
+    config = run_folder / "config.toml"
+    config.write_text(config.read_text() + PRIOR)
+    whole = Trainer(*read_config(config))
+    for _ in range(4):
+        whole.train_step()
+    first = Trainer(*read_config(config))
+    for _ in range(2):
+        first.train_step()
+    first.save()
+    second = Trainer(*read_config(config))
+    for _ in range(2):
+        second.train_step()
+    assert torch.equal(weights(second), weights(whole))
+
+
+def test_the_checkpoint_tells_that_the_model_knows_the_prior(run_folder: Path) -> None:
+    config = run_folder / "config.toml"
+    plain = Trainer(*read_config(config))
+    assert load_model(plain.export()).prior_level is None
+    assert "toy/denoised_rmsd_prior_A" not in plain.validate()
+    config.write_text(config.read_text().replace('"run"', '"two"\nstart = "run/model"') + PRIOR)
+    trainer = Trainer(*read_config(config))
+    trainer.train_step()
+    assert trainer.model.prior_level == trainer.average.module.prior_level == 3.0
+    assert load_model(trainer.export()).prior_level == 3.0
+    assert 0 < trainer.validate()["toy/denoised_rmsd_prior_A"] < 5
+
+
 def test_sigterm_ends_the_run_with_everything_saved(run_folder: Path) -> None:
     trainer = Trainer(*read_config(run_folder / "config.toml"))
 
