@@ -111,11 +111,9 @@ def fine_tune(
     training, aside, how = hold_out(data, rows)
     known = replay_molecules(model.elements)
     replayed = [m for k, m in enumerate(known) if k % KNOWN_ASIDE]
-    tuned = []
-    for k in range(members):
-        some = replace(settings, seed=settings.seed + k, bootstrap=k > 0)
-        show = None if on_step is None else partial(on_step, k)
-        tuned.append(fine_tune_model(model, data, training, replayed, some, show))
+    each = [replace(settings, seed=settings.seed + k, bootstrap=k > 0) for k in range(members)]
+    show = [None if on_step is None else partial(on_step, k) for k in range(members)]
+    tuned = [fine_tune_model(model, data, training, replayed, *args) for args in zip(each, show, strict=True)]
     report = FineTuningReport(
         checkpoints=tuple(str(_member_path(Path(output), k)) for k in range(members)),
         level=level,
@@ -130,11 +128,8 @@ def fine_tune(
         skipped=tuple(imported.failures),
         notes=tuple(_notes(model, data, rows, unlabelled, how)),
     )
-    record = {
-        "fine_tuned_from": {"checkpoint": str(start), "sha256": read_card(path)["sha256"]},
-        "frames": Path(frames).name,
-    }
-    _save(tuned, report, record | {"settings": asdict(settings)})
+    origin = {"checkpoint": str(start), "sha256": read_card(path)["sha256"], "frames": Path(frames).name}
+    _save(tuned, report, {"fine_tuned_from": origin, "settings": asdict(settings)})
     return report
 
 
