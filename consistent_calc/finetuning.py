@@ -25,7 +25,7 @@ from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.calibration import Calibration, calibrate
 from consistent_calc.train.evaluation import BATCH, evaluate_energy
-from consistent_calc.train.finetune import FineTuning, add_level, fine_tune_model, hold_out
+from consistent_calc.train.finetune import FineTuning, add_level, elements_of, fine_tune_model, hold_out
 from consistent_calc.train.replay import drift
 
 #: Fewer labelled frames are an accident.
@@ -167,11 +167,6 @@ def _labelled(data: Dataset, imported: ImportReport) -> NDArray[np.int64]:
     return np.flatnonzero(has)
 
 
-def _atoms(data: Dataset, molecule: int) -> slice:
-    """Atoms of a molecule."""
-    return slice(data.atom_offset[molecule], data.atom_offset[molecule + 1])
-
-
 def _drift(start: ConsistentModel, model: ConsistentModel, structures: Sequence[StructureBatch]) -> dict[str, float]:
     """:func:`drift`; empty where there are no structures, or the starting model does not know their elements."""
     if not structures or not all(set(s.numbers.tolist()) <= set(start.elements) for s in structures):
@@ -213,11 +208,11 @@ def _notes(model: ConsistentModel, data: Dataset, rows: NDArray[np.int64], unlab
             f"{odd} frames have an odd number of electrons: radicals, of which the shipped model knows nothing, or "
             'ions whose charge is missing. Give it as info key "charge" or with --charge.'
         )
-    if new := sorted({int(z) for z in np.unique(data.numbers)} - set(model.elements)):
+    present = elements_of(data, rows)
+    if new := sorted(present - set(model.elements)):
         notes.append(
             f"New to the model: {', '.join(map(symbol, new))}. A few hundred frames teach little about an element."
         )
-    present = {int(z) for m in np.unique(data.molecule[rows]) for z in data.numbers[_atoms(data, m)]}
     if present < set(model.elements):
         notes.append(
             f"Total energies at the new level mean something for {', '.join(map(symbol, sorted(present)))} only."

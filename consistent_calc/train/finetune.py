@@ -17,7 +17,7 @@ from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
-from consistent_calc.train.configuration import Noise, Weights
+from consistent_calc.train.configuration import Weights
 from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.evaluation import BATCH
 from consistent_calc.train.objective import Objective
@@ -84,8 +84,8 @@ def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int
     index = model.level_index(data.level)
     model.references[index] = 0.0
     labelled = rows if data.energy is None else rows[~np.isnan(data.energy[rows])]
-    present = np.unique(np.concatenate([data.numbers[slice(*_span(data.atom_offset, m))] for m in data.molecule[rows]]))
-    columns = [model.elements.index(int(z)) for z in present]
+    present = sorted(elements_of(data, rows))
+    columns = [model.elements.index(z) for z in present]
     shift = torch.zeros(len(columns), dtype=torch.float64)
     if data.energy is not None and len(labelled):
         missing, counts = [], []
@@ -146,7 +146,7 @@ def fine_tune_model(
         optimizer.zero_grad(set_to_none=True)
         losses = objective.energy_losses(energy_batch(parts, model))
         if replay is not None:
-            losses["structure"] = replay.structure_loss(model, Noise())
+            losses["structure"] = replay.structure_loss(model)
         objective.total(losses).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         if not torch.isfinite(norm):
@@ -181,10 +181,12 @@ def hold_out(
     groups = data.bucket[data.molecule[rows]]
     wanted = max(1, round(fraction * len(rows)))
     aside = np.zeros(len(rows), dtype=bool)
+    present = elements_of(data, rows)
     for group in rng.permutation(np.unique(groups)):
-        members = groups == group
-        if aside.sum() + members.sum() <= wanted:
-            aside |= members
+        more = aside | (groups == group)
+        # No element may be left to the structures set aside: its reference could not be fitted.
+        if more.sum() <= wanted and elements_of(data, rows[~more]) == present:
+            aside = more
     # Fewer than half of what was asked for: a few large molecules, which do not divide well.
     how = "molecules"
     if aside.sum() < wanted / 2:
@@ -192,6 +194,11 @@ def hold_out(
         aside[:] = False
         aside[rng.permutation(len(rows))[:wanted]] = True
     return rows[~aside], rows[aside], how
+
+
+def elements_of(data: Dataset, rows: np.ndarray) -> set[int]:
+    """Atomic numbers in these conformations ``[n]``."""
+    return {int(z) for m in np.unique(data.molecule[rows]) for z in data.numbers[slice(*_span(data.atom_offset, m))]}
 
 
 def _schedule(progress: float) -> float:

@@ -15,17 +15,19 @@ from torch import Tensor
 
 from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset, Labels
-from consistent_calc.diffusion.noise import training_levels
 from consistent_calc.errors import InvalidStructureError
 from consistent_calc.losses.structure import denoising_loss
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
+from consistent_calc.train.batches import draw_noise
 from consistent_calc.train.configuration import Noise
 
 #: Largest standard deviation of the noise on the structures, Angstrom: that of the training data's noisy structures.
 MAX_NOISE = 0.1
 #: How often the default level is replayed, if there are others.
 DEFAULT_SHARE = 0.5
+#: How often the structure head is shown a sample of the harmonic prior, if it knows that.
+PRIOR_SHARE = 0.2
 
 
 class Replay:
@@ -64,6 +66,10 @@ class Replay:
         self._own_stream = BatchStream(data.n_atoms[self._rows], share, seed=seed + 1) if len(self._rows) else None
         self._generator = torch.Generator().manual_seed(seed)
         self._clean: StructureBatch | None = None
+        self._noise = Noise()
+        if teacher.prior_level is not None:
+            high = min(Noise.high, teacher.prior_level / 2)
+            self._noise = Noise(high=high, prior_share=PRIOR_SHARE, prior_level=teacher.prior_level)
 
     def batch(self) -> tuple[StructureBatch, Labels] | None:
         """Noisy structures with the teacher's energies, forces and charges, at one of its levels; None if there are
@@ -93,7 +99,7 @@ class Replay:
         )
         return noisy, labels.to("cpu")
 
-    def structure_loss(self, model: ConsistentModel, noise: Noise) -> Tensor:
+    def structure_loss(self, model: ConsistentModel) -> Tensor:
         """How far the structure head has moved from the teacher's, on the molecules of the last :meth:`batch`.
 
         Returns:
@@ -102,11 +108,9 @@ class Replay:
         if self._clean is None:
             return torch.zeros((), device=model.device, dtype=model.dtype)
         clean = self._clean.to(model.device, model.dtype)
-        sigma = training_levels(
-            clean.n_graphs, self._generator, median=noise.median, spread=noise.spread, low=noise.low, high=noise.high
-        ).to(clean.positions)
-        normal = torch.randn(clean.n_atoms, 3, generator=self._generator).to(clean.positions)
-        noisy = clean.with_positions(clean.positions + sigma[clean.graph, None] * normal)
+        drawn = draw_noise(self._clean, self._noise, self._generator)
+        sigma, noise = (x.to(clean.positions) for x in drawn)
+        noisy = clean.with_positions(clean.positions + sigma[clean.graph, None] * noise)
         with torch.no_grad():
             target = self.teacher.denoise(noisy, sigma)
         return denoising_loss(model.denoise(noisy, sigma), target, model.preconditioning.c_out(sigma), clean.graph)

@@ -199,6 +199,17 @@ class TestReplay:
         assert 14 not in structures.numbers
         assert len(structures) == (~np.isin(data.molecule, np.unique(data.molecule[_has(data, 9)]))).sum()
 
+    def test_the_structure_head_is_held_in_noise_and_prior(self, model, data, rows, known):
+        informed = ConsistentModel(replace(model.config, prior_level=3.0)).double().requires_grad_(False)
+        informed.load_state_dict(model.state_dict())
+        for teacher in (model, informed):
+            replay = Replay(teacher, known, data, rows, atoms=200, seed=0)
+            replay.batch()
+            assert float(replay.structure_loss(teacher)) < 1e-20  # other kernels without gradients
+            moved = copy.deepcopy(teacher)
+            moved.structure_head.displacement.weight *= 2
+            assert float(replay.structure_loss(moved)) > 0
+
     def test_nothing_to_replay(self, model, data):
         replay = Replay(model, (), data, np.arange(0), atoms=10, seed=0)
         assert replay.batch() is None
@@ -222,6 +233,14 @@ class TestHoldOut:
         assert sorted([*training, *aside]) == rows.tolist()
         assert not set(many.molecule[training]) & set(many.molecule[aside])
         assert 0.1 * len(rows) <= len(aside) <= 0.2 * len(rows)
+
+    def test_an_element_is_never_left_to_those_set_aside(self, data):
+        many = replace(data, bucket=np.arange(data.n_molecules, dtype=np.uint8))
+        fluorine = np.unique(data.molecule[_has(data, 9)])
+        assert len(fluorine) == 1
+        for seed in range(10):
+            _, aside, _ = hold_out(many, np.arange(len(data)), seed=seed)
+            assert fluorine[0] not in many.molecule[aside]
 
     def test_frames_of_one_molecule(self, data):
         rows = np.flatnonzero(data.molecule == 0)
