@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from consistent_calc.checkpoint import load_model
-from consistent_calc.errors import ChargeError
+from consistent_calc.ensemble import predict_ensemble
+from consistent_calc.errors import ChargeError, ConfigurationError
 from consistent_calc.hessian import hessian
 from consistent_calc.model import ConsistentModel, Prediction
 from consistent_calc.structures import StructureBatch, total_charge
 
 #: Precisions that can be given by name.
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+#: What an ensemble gives beyond the properties of a single model.
+ENSEMBLE_PROPERTIES = ("energy_std", "forces_std")
 
 
 class ConsistentCalculator(Calculator):
@@ -38,12 +43,18 @@ class ConsistentCalculator(Calculator):
     * ``stress``: of systems with a periodic direction and three lattice vectors, ``dE/d(strain) / V`` in Voigt order
       xx, yy, zz, yz, xz, xy.
 
+    Several models make an ensemble: results are their means, at their cost, and the last two tell how far they disagree
+
+    * ``energy_std``: standard deviation of the members' energies, eV;
+    * ``forces_std``: of each atom, root mean square length of the members' deviations from the mean force, eV/Angstrom.
+
     Calculators can be copied, pickled (they carry their weights) and used side by side with any settings; in threads,
     each thread needs a calculator of its own, but they may share one model. No global state is changed.
 
     Args:
-        model: a model, the path of a checkpoint, or None for the checkpoint shipped with the package.
-        level: level of theory, by default the model's first.
+        model: a model, the path of a checkpoint, or None for the checkpoint shipped with the package; a list of models
+            or paths is an ensemble.
+        level: level of theory, by default the (first) model's first.
         device: "cpu", "cuda", ...; None leaves a given model where it is, and loads a checkpoint onto the CPU.
         dtype: ``torch.float32`` or ``"float32"``, ``torch.float64`` or ``"float64"``; None keeps that of a given model,
             and loads a checkpoint in float32. A given model is never altered: other settings work on a copy of it.
@@ -51,7 +62,8 @@ class ConsistentCalculator(Calculator):
 
     Raises:
         CheckpointError: the checkpoint is missing, truncated or altered.
-        UnknownLevelError: the model has no readout for ``level``.
+        ConfigurationError: an empty list of models.
+        UnknownLevelError: a model has no readout for ``level``.
     """
 
     name = "consistent_calc"
@@ -62,14 +74,19 @@ class ConsistentCalculator(Calculator):
 
     def __init__(
         self,
-        model: ConsistentModel | str | Path | None = None,
+        model: ConsistentModel | str | Path | Sequence[ConsistentModel | str | Path] | None = None,
         *,
         level: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         charge: float | None = None,
     ) -> None:
-        self.model = _ready(model, device, _dtype(dtype))
+        members = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+        if not members:
+            raise ConfigurationError("The list of models is empty; an ensemble needs at least two.")
+        self.models = tuple(_ready(member, device, _dtype(dtype)) for member in members)
+        if len(self.models) > 1:
+            self.implemented_properties = [*self.implemented_properties, *ENSEMBLE_PROPERTIES]
         # What the cached results and the last warning belong to, beyond what ASE compares.
         self._evaluated: tuple[float, int] | None = None
         self._checked: tuple[bytes, float] | None = None
@@ -96,6 +113,8 @@ class ConsistentCalculator(Calculator):
         if "level" in changes:
             # By name, so that ASE's databases and trajectories record it.
             changes["level"] = self.model.levels[self.model.level_index(changes["level"])]
+            for member in self.models:
+                member.level_index(changes["level"])
         return dict(super().set(**changes))
 
     # ------------------------------------------------------------------ ASE's protocol
@@ -143,12 +162,18 @@ class ConsistentCalculator(Calculator):
         super().calculate(atoms, properties or ["energy"], system_changes)
         batch = self._batch(self.atoms)
         has_volume = _has_volume(self.atoms)
-        prediction = self.model.predict(batch, level=self.parameters["level"], stress=has_volume)
-        self.results = _results(self.atoms, prediction, has_volume)
+        level = self.parameters["level"]
+        if len(self.models) > 1:
+            ensemble = predict_ensemble(self.models, batch, level=level, stress=has_volume)
+            assert ensemble.forces_std is not None
+            spread = {"energy_std": float(ensemble.energy_std[0]), "forces_std": _numpy(ensemble.forces_std)}
+            self.results = _results(self.atoms, ensemble.mean, has_volume) | spread
+        else:
+            self.results = _results(self.atoms, self.model.predict(batch, level=level, stress=has_volume), has_volume)
         self._evaluated = self._settings(self.atoms)
 
     def get_hessian(self, atoms: Atoms | None = None) -> NDArray[np.float64]:
-        """Exact second derivatives of the energy, computed anew at every call.
+        """Exact second derivatives of the (mean) energy, computed anew at every call.
 
         Args:
             atoms: by default those of the last calculation.
@@ -159,9 +184,15 @@ class ConsistentCalculator(Calculator):
         subject = self.atoms if atoms is None else atoms
         if subject is None:
             raise ValueError("No atoms were given and none were calculated before.")
-        return _numpy(hessian(self.model, self._batch(subject), level=self.parameters["level"]))
+        batch, level = self._batch(subject), self.parameters["level"]
+        return np.mean([_numpy(hessian(member, batch, level=level)) for member in self.models], axis=0)
 
     # ------------------------------------------------------------------ parts
+
+    @property
+    def model(self) -> ConsistentModel:
+        """The model, of an ensemble the first member."""
+        return self.models[0]
 
     def _charge(self, atoms: Atoms) -> float:
         """Total charge of the atoms as this calculator sees it, e."""
@@ -178,7 +209,8 @@ class ConsistentCalculator(Calculator):
         batch = StructureBatch.from_ase(atoms, charge=charge)
         state = (atoms.numbers.tobytes(), charge)
         if state != self._checked:
-            batch.validate(self.model.elements)
+            for member in self.models:
+                batch.validate(member.elements, warn_odd_electrons=member is self.model)
             self._checked = state
         return batch
 

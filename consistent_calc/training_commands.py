@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from consistent_calc.console import Checkpoint, Device, Level, Precision, clear_errors, err, load, new_table, out
-from consistent_calc.errors import DataError
+from consistent_calc.console import (
+    Charge,
+    Checkpoint,
+    Device,
+    Level,
+    Precision,
+    check_target,
+    clear_errors,
+    err,
+    load,
+    new_table,
+    out,
+)
+from consistent_calc.errors import ConfigurationError, DataError
 from consistent_calc.labelling.names import EngineName
 
 if TYPE_CHECKING:
+    from consistent_calc.train.finetune import FineTuning
     from consistent_calc.train.trainer import Trainer
 
 
@@ -36,27 +49,122 @@ class Side(StrEnum):
     test = "test"
 
 
-def train(config: Annotated[Path, typer.Argument(help="TOML file, such as checkpoints/base.toml.")]) -> None:
-    """Trains a model; started again, it continues where it was stopped. The README explains the configuration."""
+def train(
+    config: Annotated[Path | None, typer.Argument(help="TOML file, such as checkpoints/base.toml.")] = None,
+    from_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a TOML file: fine-tune this checkpoint (base: the shipped one) on the frames of --data."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Extended XYZ with energies, forces or both (eV, Å), for --from-checkpoint.")
+    ] = None,
+    level: Annotated[str | None, typer.Option(help="Level of theory of --data, such as PBE0/def2-SVP.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", "--out", help="Fine-tuned checkpoint.")] = Path("model"),
+    charge: Charge = None,
+    members: Annotated[int, typer.Option(min=1, help="Fine-tuned models, of which an ensemble can be made.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 300,
+    replay: Annotated[
+        bool, typer.Option(help="Hold the default level to what it was; without it the new level is more accurate.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of the fine-tuning.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Trains a model by a TOML file, or fine-tunes one on your own frames.
+
+    Started again with the same TOML file, training continues where it was stopped. The README explains both.
+    """
     with clear_errors():
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        if (config is None) == (from_checkpoint is None):
+            raise ConfigurationError("Give either a TOML file, or --from-checkpoint with --data and --level.")
+        if config is not None:
+            if data is not None or level is not None:
+                raise ConfigurationError("--data and --level belong to --from-checkpoint; a TOML file names its data.")
+            _train(config)
+            return
+        assert from_checkpoint is not None
+        if data is None or level is None:
+            raise ConfigurationError("--from-checkpoint needs --data FRAMES.xyz and --level, its level of theory.")
+        from consistent_calc.train.finetune import FineTuning
 
-        from consistent_calc.train.configuration import read_config
-        from consistent_calc.train.trainer import Trainer
+        settings = FineTuning(steps=steps, replay=replay, seed=seed)
+        _fine_tune(from_checkpoint, data, level, output, charge, members, device, settings)
 
-        trainer = Trainer(*read_config(config))
-        columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[losses]}"), console=err, disable=trainer.rank != 0) as bar:
-            task = bar.add_task("train", total=1.0, step=trainer.step, losses="")
 
-            def show(trainer: Trainer, losses: dict[str, float]) -> None:
-                text = " ".join(f"{k} {v:.3g}" for k, v in losses.items() if k in ("energy", "forces", "structure"))
-                bar.update(task, completed=trainer.progress, step=trainer.step, losses=text)
+def _train(config: Path) -> None:
+    """Trains by a TOML file, with a progress bar."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-            card = trainer.run(show)
-        verb = "Stopped" if trainer.stop_requested else "Finished"
-        if trainer.rank == 0:
-            out.print(escape(f"{verb} at step {trainer.step}; model: {card}"))
+    from consistent_calc.train.configuration import read_config
+    from consistent_calc.train.trainer import Trainer
+
+    trainer = Trainer(*read_config(config))
+    columns = (TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[losses]}"), console=err, disable=trainer.rank != 0) as bar:
+        task = bar.add_task("train", total=1.0, step=trainer.step, losses="")
+
+        def show(trainer: Trainer, losses: dict[str, float]) -> None:
+            text = " ".join(f"{k} {v:.3g}" for k, v in losses.items() if k in ("energy", "forces", "structure"))
+            bar.update(task, completed=trainer.progress, step=trainer.step, losses=text)
+
+        card = trainer.run(show)
+    verb = "Stopped" if trainer.stop_requested else "Finished"
+    if trainer.rank == 0:
+        out.print(escape(f"{verb} at step {trainer.step}; model: {card}"))
+
+
+def _fine_tune(
+    start: str,
+    data: Path,
+    level: str,
+    output: Path,
+    charge: int | None,
+    members: int,
+    device: str,
+    settings: FineTuning,
+) -> None:
+    """Fine-tunes with a progress bar, and prints the report."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    from consistent_calc.finetuning import fine_tune
+
+    check_target(output)
+    with Progress("fine-tuning", BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=err) as bar:
+        task = bar.add_task("", total=members * settings.steps)
+        report = fine_tune(
+            data,
+            level,
+            output,
+            start=start,
+            charge=charge,
+            members=members,
+            device=device,
+            settings=settings,
+            on_step=lambda member, step, losses: bar.update(task, completed=member * settings.steps + step),
+        )
+    for entry, reason in report.skipped[:20]:
+        err.print(escape(f"  skipped {entry}: {reason}"), highlight=False)
+    for note in report.notes:
+        out.print(escape(note), highlight=False)
+    held = f"{report.n_held_out} frames set aside ({report.held_out})"
+    table = new_table(f"errors on {held}", "before", "after")
+    for name in report.after:
+        table.add_row(name, *(f"{side[name]:.4g}" for side in (report.before, report.after)))
+    out.print(table)
+    table = new_table("how far the default level moved", "molecules it knew", "frames set aside")
+    for name in report.drift_known | report.drift_own:
+        sides = (report.drift_known, report.drift_own)
+        table.add_row(name, *(f"{side[name]:.4g}" if name in side else "" for side in sides))
+    out.print(table)
+    if report.forces is not None:
+        out.print(
+            f"forces_std of the ensemble: rank correlation with the force error {report.forces.spearman:.2f}; errors "
+            f"are {report.forces.scale:.1f} times as large.",
+            highlight=False,
+        )
+    models = ", ".join(report.checkpoints)
+    out.print(escape(f"Trained on {report.n_training} frames; level {report.level!r} of {models}"), highlight=False)
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from rdkit import Chem
@@ -140,3 +141,57 @@ def test_mistakes_give_one_line(checkpoint: str, arguments: tuple[str, ...], mes
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+class TestFineTuning:
+    @pytest.fixture
+    def frames(self, model: ConsistentModel, water: Atoms, tmp_path: Path) -> Path:
+        """Eight frames of water, and one that is damaged."""
+        images = []
+        for k in range(8):
+            atoms = water.copy()
+            atoms.rattle(0.05, seed=k)
+            atoms.calc = SinglePointCalculator(atoms, energy=-2000.0 + 0.1 * k, forces=np.full((3, 3), 0.1 * k))
+            images.append(atoms)
+        path = tmp_path / "mine.xyz"
+        write(path, images)
+        path.write_text(path.read_text() + "2\nbroken\nH 0 0 0\nH 0 0 0\n")
+        return path
+
+    def test_one_command_makes_a_checkpoint_with_a_new_level(
+        self, checkpoint: str, frames: Path, water: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("consistent_calc.finetuning.replay_molecules", lambda elements: [])
+        result = run(
+            "train", "--from-checkpoint", checkpoint, "--data", frames, "--level", "PBE0/def2-SVP",
+            "--out", tmp_path / "tuned", "--steps", 2, "--members", 2,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        for text in (
+            "skipped frame 8",
+            "force_mae_eV_A",
+            "2 frames set aside",
+            "rank correlation",
+            "Too few molecules",
+        ):
+            assert text in result.output
+        water.calc = ConsistentCalculator([tmp_path / "tuned", tmp_path / "tuned_2"], level="PBE0/def2-SVP")
+        # Two steps of an untrained model: right but for its own noise, with the references of the frames.
+        assert water.get_potential_energy() == pytest.approx(-2000, abs=20)
+        assert water.calc.results["energy_std"] > 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((), "Give either"),
+            (("run.toml", "--from-checkpoint", "base"), "Give either"),
+            (("run.toml", "--data", "a.xyz"), "belong to --from-checkpoint"),
+            (("--from-checkpoint", "base", "--data", "a.xyz"), "needs --data FRAMES.xyz and --level"),
+            (("--from-checkpoint", "base", "--data", "absent.xyz", "--level", "X"), "absent.xyz cannot be read"),
+            (("--from-checkpoint", "absent", "--data", "absent.xyz", "--level", "X"), "absent.json cannot be read"),
+        ],
+    )
+    def test_mistakes_give_one_line(self, arguments: tuple[str, ...], message: str) -> None:
+        result = run("train", *arguments)
+        assert result.exit_code == 1
+        assert message in result.stderr

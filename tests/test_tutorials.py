@@ -11,11 +11,11 @@ from nbclient import NotebookClient
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 
 #: Those that train a model.
-SLOW = {"consistency"}
+SLOW = {"consistency", "fine_tuning"}
 
 
 def test_there_are_tutorials() -> None:
-    assert len(TUTORIALS) >= 3
+    assert len(TUTORIALS) >= 4
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,12 @@ class EnergyErrors:
 
 
 def evaluate_energy(
-    model: ConsistentModel, data: Dataset, *, limit: int | None = None, level: str | None = None
+    model: ConsistentModel,
+    data: Dataset,
+    *,
+    limit: int | None = None,
+    level: str | None = None,
+    indices: NDArray[np.int64] | None = None,
 ) -> EnergyErrors:
     """Compares energies, forces and charges with the labels of a data set.
 
@@ -108,13 +113,15 @@ def evaluate_energy(
         data: one side of a store.
         limit: evaluate a fixed sample of whole molecules of about this many conformations.
         level: readout to use; by default the one of the data's level.
+        indices: ``[n]``, conformations to evaluate; by default all, or those that ``limit`` chooses.
 
     Raises:
         DataError: there are no structures.
     """
     if len(data) == 0:
         raise DataError("There are no structures to evaluate: this side of the split is empty.")
-    indices = np.arange(len(data)) if limit is None else sample_molecules(data, limit)
+    if indices is None:
+        indices = np.arange(len(data)) if limit is None else sample_molecules(data, limit)
     objective = Objective(model, Weights())
     rows: dict[str, list[NDArray[np.float64]]] = {"energy": [], "forces": [], "charges": [], "force_rms": []}
     for start in range(0, len(indices), BATCH):

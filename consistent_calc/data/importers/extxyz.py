@@ -17,7 +17,7 @@ from consistent_calc.data.record import MoleculeRecord
 from consistent_calc.data.split import N_BUCKETS, bucket_of_smiles
 from consistent_calc.data.store import StoreWriter
 from consistent_calc.elements import chemical_formula
-from consistent_calc.errors import DataError
+from consistent_calc.errors import DataError, InvalidStructureError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,7 +26,13 @@ KINDS = {0: "imported frame"}
 
 
 def import_extxyz(
-    path: str | Path, out: str | Path, level: str, *, licence: str = "unknown", max_force: float = 0.05
+    path: str | Path,
+    out: str | Path,
+    level: str,
+    *,
+    licence: str = "unknown",
+    max_force: float = 0.05,
+    charge: int | None = None,
 ) -> ImportReport:
     """Writes the frames of an extended XYZ file as a store; frames that cannot be read are reported and skipped.
 
@@ -40,6 +46,7 @@ def import_extxyz(
         level: level of theory of the labels.
         licence: of the data.
         max_force: frames whose largest force is below it, in eV/Angstrom, are flagged as minima.
+        charge: total charge of all frames in e; by default ``info["charge"]``, else the sum of the initial charges.
 
     Raises:
         DataError: the file cannot be read, or none of its frames has an energy or forces.
@@ -48,8 +55,8 @@ def import_extxyz(
     molecules: dict[tuple[Any, ...], list[Atoms]] = {}
     for i, text in enumerate(_frames(Path(path))):
         try:
-            atoms, charge = _read_frame(text)
-            key = (str(atoms.info.get("smiles", "")), tuple(atoms.numbers.tolist()), charge, bool(atoms.pbc.any()))
+            atoms, total = _read_frame(text, charge)
+            key = (str(atoms.info.get("smiles", "")), tuple(atoms.numbers.tolist()), total, bool(atoms.pbc.any()))
             _bucket(key[0], atoms)
         except Exception as error:  # ASE's reader raises nearly any type on a malformed frame
             report.failures.append((f"frame {i}", f"{type(error).__name__}: {error}"))
@@ -63,8 +70,8 @@ def import_extxyz(
         )
     writer = StoreWriter(out, level=level, provenance=f"imported from {Path(path).name}", licence=licence, kinds=KINDS)
     with writer:
-        for (smiles, _, charge, _), images in molecules.items():
-            record = _record(smiles, charge, images, max_force)
+        for (smiles, _, total, _), images in molecules.items():
+            record = _record(smiles, total, images, max_force)
             try:
                 writer.add(record)
             except (DataError, OverflowError) as error:  # such as a charge that does not fit the store
@@ -97,24 +104,28 @@ def _frames(path: Path) -> Iterator[str]:
         start = end
 
 
-def _read_frame(text: str) -> tuple[Atoms, int]:
-    """One frame and its total charge.
+def _read_frame(text: str, charge: int | None) -> tuple[Atoms, int]:
+    """One frame and its total charge, by default the one it names.
 
     Raises:
-        DataError: too few lines, a fractional charge, or positions that are not finite.
+        InvalidStructureError: too few lines, a fractional charge, positions or cells that cannot be evaluated.
+        DataError: an infinite label.
         Exception: whatever ASE raises on malformed text.
     """
     from ase.io import read
 
-    from consistent_calc.structures import total_charge
+    from consistent_calc.neighbors import neighbor_list
+    from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
 
     atoms = cast("Atoms", read(io.StringIO(text), format="extxyz", index=0))
-    charge = total_charge(atoms)
-    if len(atoms) == 0 or not np.isfinite(atoms.positions).all():
-        raise DataError("no atoms, or positions that are NaN or infinite")
-    if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
-        raise DataError(f"the total charge {charge:g} is not an integer")
-    return atoms, round(charge)
+    batch = StructureBatch.from_ase(atoms, charge=charge).validate(warn_odd_electrons=False)
+    coincident = neighbor_list(batch, MINIMAL_DISTANCE).edges
+    if coincident.shape[1]:
+        raise InvalidStructureError(f"atoms {int(coincident[0, 0])} and {int(coincident[1, 0])} are at one place")
+    for name, value in ({} if atoms.calc is None else atoms.calc.results).items():
+        if np.isinf(value).any():
+            raise DataError(f"{name} is infinite")
+    return atoms, round(float(batch.charge[0]))
 
 
 def _bucket(smiles: str, atoms: Atoms) -> int:

@@ -1,0 +1,210 @@
+"""Fine-tuning: a trained model learns another level of theory from a few structures, on a CPU in minutes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy.linalg import lstsq
+
+from consistent_calc.data.batching import BatchStream
+from consistent_calc.data.dataset import Dataset
+from consistent_calc.errors import ConfigurationError, DivergedError
+from consistent_calc.model import ConsistentModel
+from consistent_calc.structures import StructureBatch
+from consistent_calc.train.batches import energy_batch
+from consistent_calc.train.configuration import Weights
+from consistent_calc.train.continuation import extend_model
+from consistent_calc.train.evaluation import BATCH
+from consistent_calc.train.objective import Objective
+from consistent_calc.train.replay import Replay
+
+#: Fraction of the steps in which the learning rate rises.
+WARMUP = 0.05
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Settings of a fine-tuning.
+
+    Attributes:
+        steps: updates of the weights.
+        atoms: atoms of the new data in a batch, and of the replay.
+        learning_rate: at its highest.
+        clip_norm: longest gradient.
+        replay: whether the model is held to what it knew.
+        bootstrap: learn from a random resample of the structures, drawn with replacement: for a member of an ensemble.
+        seed: of order and noise.
+        weights: of the losses; ``structure`` is that of the replay.
+    """
+
+    steps: int = 300
+    atoms: int = 150
+    learning_rate: float = 3e-4
+    clip_norm: float = 5.0
+    replay: bool = True
+    bootstrap: bool = False
+    seed: int = 0
+    weights: Weights = field(default_factory=Weights)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "atoms", "learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name} must be positive, got {getattr(self, name)!r}.")
+
+
+def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int = 0) -> ConsistentModel:
+    """A model that also has a readout for the level of the data: a copy of the default one, on fitted references.
+
+    What the default level says is taken off the energies before the atomic references are fitted, and of all
+    references that fit equally well those next to the default level's are taken: a file may hold a single composition.
+    Without energies they are the default level's.
+
+    Args:
+        start: not modified.
+        data: labelled structures; a level that ``start`` has keeps its readout and its references.
+        rows: ``[n]``, conformations to fit to.
+        seed: of the embeddings of new elements.
+
+    Raises:
+        ConfigurationError: the level is the default one, to which fine-tuning holds the model.
+    """
+    if data.level == start.levels[0]:
+        raise ConfigurationError(
+            f"{data.level} is the default level of the starting model, which fine-tuning must not change. Give the "
+            f"level of your labels a name of its own, such as {data.level + ' (mine)'!r}."
+        )
+    model = copy.deepcopy(extend_model(start, [data], seed))
+    if data.level in start.levels:
+        return model
+    index = model.level_index(data.level)
+    model.references[index] = 0.0
+    labelled = rows if data.energy is None else rows[~np.isnan(data.energy[rows])]
+    present = sorted(elements_of(data, rows))
+    columns = [model.elements.index(z) for z in present]
+    shift = torch.zeros(len(columns), dtype=torch.float64)
+    if data.energy is not None and len(labelled):
+        missing, counts = [], []
+        for k in range(0, len(labelled), BATCH):
+            some = labelled[k : k + BATCH]
+            said = model.predict(data.batch(some)[0], level=start.levels[0], forces=False).energy.cpu().numpy()
+            missing.append(data.energy[some] - said)
+        for m in data.molecule[labelled]:
+            numbers = data.numbers[slice(*_span(data.atom_offset, m))]
+            counts.append([int((numbers == z).sum()) for z in present])
+        shift = torch.from_numpy(lstsq(np.array(counts, dtype=float), np.concatenate(missing))[0])
+    model.references[index, columns] = model.references[0, columns] + shift.to(model.device)
+    return model
+
+
+def fine_tune_model(
+    start: ConsistentModel,
+    data: Dataset,
+    rows: np.ndarray,
+    molecules: Sequence[StructureBatch],
+    settings: FineTuning,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> ConsistentModel:
+    """Trains all weights on the new level, with replay of the levels that the model knew.
+
+    Charges and dipoles of the data are not learned: the charges of a model belong to all of its levels.
+
+    Args:
+        start: not modified.
+        data: labelled structures.
+        rows: ``[n]``, conformations to learn from.
+        molecules: structures of one molecule each, for :class:`consistent_calc.train.replay.Replay`.
+        settings: of the training.
+        on_step: called with the number of steps done and the losses.
+
+    Returns:
+        The tuned model, ready for use, on the device of ``start``.
+
+    Raises:
+        ConfigurationError: the level is the default one.
+        DivergedError: a gradient is NaN or infinite.
+    """
+    model = add_level(start, data, rows, settings.seed).train().requires_grad_(True)
+    objective = Objective(model, settings.weights)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    # The references are fitted to all structures: a resample may lack an element.
+    learned = np.random.default_rng(settings.seed).choice(rows, len(rows)) if settings.bootstrap else rows
+    stream = BatchStream(data.n_atoms[learned], settings.atoms, seed=settings.seed)
+    replay = Replay(start, molecules, data, rows, atoms=settings.atoms, seed=settings.seed) if settings.replay else None
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step / settings.steps)
+        structures, labels = data.batch(learned[next(stream)])
+        parts = [(structures, replace(labels, partial_charges=None, dipole=None))]
+        remembered = replay.batch() if replay is not None else None
+        if remembered is not None:
+            parts.append(remembered)
+        optimizer.zero_grad(set_to_none=True)
+        losses = objective.energy_losses(energy_batch(parts, model))
+        if replay is not None:
+            losses["structure"] = replay.structure_loss(model)
+        objective.total(losses).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise DivergedError(
+                f"The gradient became NaN or infinite at step {step + 1}. Lower the learning rate or look for broken "
+                "labels."
+            )
+        optimizer.step()
+        if on_step is not None:
+            on_step(step + 1, {name: float(value.detach()) for name, value in losses.items()})
+    return model.eval().requires_grad_(False)
+
+
+def hold_out(
+    data: Dataset, rows: np.ndarray, fraction: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Sets structures aside that the training does not see.
+
+    Whole molecules (those of one bucket of the split, which are one skeleton or one formula) if that is possible, else
+    single structures.
+
+    Args:
+        data: all structures.
+        rows: ``[n]``, conformations to divide.
+        fraction: of the structures that are set aside, at most, and at least one.
+        seed: of the choice.
+
+    Returns:
+        Conformations to train on, those set aside, and ``molecules`` or ``structures``: what was divided.
+    """
+    rng = np.random.default_rng(seed)
+    groups = data.bucket[data.molecule[rows]]
+    wanted = max(1, round(fraction * len(rows)))
+    aside = np.zeros(len(rows), dtype=bool)
+    present = elements_of(data, rows)
+    for group in rng.permutation(np.unique(groups)):
+        more = aside | (groups == group)
+        # No element may be left to the structures set aside: its reference could not be fitted.
+        if more.sum() <= wanted and elements_of(data, rows[~more]) == present:
+            aside = more
+    # Fewer than half of what was asked for: a few large molecules, which do not divide well.
+    how = "molecules"
+    if aside.sum() < wanted / 2:
+        how = "structures"
+        aside[:] = False
+        aside[rng.permutation(len(rows))[:wanted]] = True
+    return rows[~aside], rows[aside], how
+
+
+def elements_of(data: Dataset, rows: np.ndarray) -> set[int]:
+    """Atomic numbers in these conformations ``[n]``."""
+    return {int(z) for m in np.unique(data.molecule[rows]) for z in data.numbers[slice(*_span(data.atom_offset, m))]}
+
+
+def _schedule(progress: float) -> float:
+    """Factor of the learning rate: linear warm-up, then a cosine down to zero."""
+    return min(1.0, (progress + 1e-3) / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _span(offset: np.ndarray, item: int) -> tuple[int, int]:
+    return int(offset[item]), int(offset[item + 1])
