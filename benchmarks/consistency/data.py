@@ -3,8 +3,8 @@
     pip download --no-deps auto3d==2.3.1 && python -m zipfile -e auto3d-*.whl auto3d
     python benchmarks/consistency/data.py --model-file auto3d/Auto3D/models/aimnet2_wb97m-d3_0.jpt
 
-Needs MOPAC, PySCF (the extra ``label``) and ``datasets/qm9.h5`` (``consistent-calc import qm9``). About an hour and a
-half on two cores, half of it for PySCF; interrupted, it continues where it was stopped. Every step is the Python form
+Needs MOPAC, PySCF (the extra ``label``) and ``datasets/qm9.h5`` (``consistent-calc import qm9``). About two
+hours on two cores, half of it for PySCF; interrupted, it continues where it was stopped. Every step is the Python form
 of one ``consistent-calc label`` command:
 
 * ``pm6_<side>.h5``: PM6 minima, started at QM9's B3LYP structures: the cheap structures;
