@@ -1,7 +1,7 @@
 """Controls that a sceptical reader asks for, on checkpoints of the experiment.
 
 * descent: does the learned energy, followed downhill from the PM6 geometry, lead to the accurate minimum? If it does
-  not, consistency has nothing to teach;
+  not, consistency has nothing to teach. A model of two levels is asked for both;
 * labelled step: the Newton step of the optimality loss with the labelled forces, the best that it can teach;
 * relaxation: the same energy head relaxes the baseline's own predictions: the obvious competitor of consistency, which
   pays at every prediction instead of once in training.
@@ -27,9 +27,11 @@ STEPS = (5, 30)
 def descent(model: ConsistentModel, molecules: list[Molecule], oracle: Engine | None) -> dict[str, Array]:
     """Errors of structures relaxed from the PM6 geometry on the learned energy, and of the PM6 geometry itself."""
     out = _errors("pm6", [m.pm6 for m in molecules], molecules, oracle)
-    for steps in STEPS:
-        found = _relaxed(model, [m.pm6 for m in molecules], molecules, steps)
-        out |= _errors(f"descent_{steps}", found, molecules, oracle)
+    for level in model.levels:
+        suffix = "" if level == LEVEL else f"_{level.split('/')[0]}"
+        for steps in STEPS:
+            found = _relaxed(model, [m.pm6 for m in molecules], molecules, steps, level)
+            out |= _errors(f"descent_{steps}{suffix}", found, molecules, oracle)
     return out
 
 
@@ -61,13 +63,15 @@ def relaxation(model: ConsistentModel, molecules: list[Molecule], oracle: Engine
     return out
 
 
-def _relaxed(model: ConsistentModel, positions: list[Array], molecules: list[Molecule], steps: int) -> list[Array]:
+def _relaxed(
+    model: ConsistentModel, positions: list[Array], molecules: list[Molecule], steps: int, level: str = LEVEL
+) -> list[Array]:
     """Structures after some steps of the package's relaxation; where it fails, the start."""
     out = list(positions)
     for start in range(0, len(positions), BATCH):
         some = range(start, min(start + BATCH, len(positions)))
         parts = [molecules[i].graph.with_positions(torch.from_numpy(positions[i])) for i in some]
-        found = relax(model, StructureBatch.concatenate(parts), level=LEVEL, fmax=0.02, max_steps=steps)
+        found = relax(model, StructureBatch.concatenate(parts), level=level, fmax=0.02, max_steps=steps)
         ends = found.batch.positions.split(found.batch.counts.tolist())
         for k, i in enumerate(some):
             if found.failed[k] is None and bool(torch.isfinite(ends[k]).all()):

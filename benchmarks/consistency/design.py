@@ -22,8 +22,9 @@ VARIANTS = ("multitask", "optimality", "score", "both")
 #: Forms that judge the prediction instead of correcting the target, as the paper is understood; with external forces.
 ABLATIONS = ("gap", "comparison")
 
-#: Force labels that both stages may learn from.
-FORCES = ("none", "external", "same_level", "dft")
+#: Force labels that both stages may learn from. The last two are those of a few hundred molecules.
+FORCES = ("none", "external", "same_level", "few", "dft")
+MAIN_FORCES = FORCES[:3]
 
 STAGE_1_STEPS = 2500
 STAGE_2_STEPS = 600
@@ -39,11 +40,13 @@ MULTITASK = Weights(energy=1.0, forces=3.0, charges=0.0, dipole=0.0, structure=1
 #: The denoising loss towards the corrected target takes the place of the structure loss.
 CORRECTED = replace(MULTITASK, structure=0.0, optimality=1.0)
 NEWTON = Consistency(optimality="newton", optimality_noise=(0.0, 100.0))
+DFT_LEVEL = "B3LYP/6-31G(2df,p)"
 OBJECTIVES = {
     "multitask": (MULTITASK, Consistency()),
     "optimality": (CORRECTED, NEWTON),
     "score": (replace(MULTITASK, score=0.01), Consistency()),
     "both": (replace(CORRECTED, score=0.01), NEWTON),
+    "optimality_b3lyp": (CORRECTED, replace(NEWTON, level=DFT_LEVEL)),
     "gap": (replace(MULTITASK, optimality=2.0), Consistency(optimality="gap", optimality_noise=(0.1, 2.0))),
     "comparison": (replace(MULTITASK, optimality=2.0), Consistency(optimality_noise=(1.0, 100.0))),
 }
@@ -122,10 +125,11 @@ def _energy_sources(data: Path, forces: str) -> tuple[DataSource, ...]:
     """Accurate energies at cheap geometries, and the force labels of a setting.
 
     ``external``: off-equilibrium structures of other molecules at the same level; ``same_level``: the forces at the PM6
-    geometries themselves; ``dft``: a few hundred B3LYP forces at PM6 geometries through a readout of their own.
+    geometries themselves; ``dft``: a few hundred B3LYP forces at PM6 geometries through a readout of their own;
+    ``few``: the same molecules at the level of the energies.
     """
     energies = DataSource(_path(data, "at_pm6_train.h5"), 320, forces=forces == "same_level")
-    extra = {"external": ("../organic.h5", 320), "dft": ("dft_train.h5", 80)}
+    extra = {"external": ("../organic.h5", 320), "few": ("few_train.h5", 80), "dft": ("dft_train.h5", 80)}
     if forces not in extra:
         return (energies,)
     name, atoms = extra[forces]
@@ -137,16 +141,17 @@ def _path(data: Path, name: str) -> str:
 
 
 def force_settings(data: Path, *, everything: bool) -> tuple[str, ...]:
-    """The main force settings; with everything, that of DFT too if its labels have been made."""
-    return FORCES if everything and (data / "dft_train.h5").exists() else FORCES[:3]
+    """The main force settings; with everything, those of few molecules too if their labels have been made."""
+    few = tuple(f for f in ("few", "dft") if everything and (data / f"{f}_train.h5").exists())
+    return MAIN_FORCES + few
 
 
 def runs_of_seed(seed: int, data: Path, *, everything: bool) -> list[Run]:
     """Runs of stages 2 and 3 with one seed: all of them, or those of the main comparison."""
     main = ("multitask", "optimality")
     if not everything:
-        return [Run(v, f, seed) for f in FORCES[:3] for v in main]
-    settings = force_settings(data, everything=True)
-    runs = [Run(v, f, seed) for f in settings for v in (main if f == "dft" else VARIANTS)]
+        return [Run(v, f, seed) for f in MAIN_FORCES for v in main]
+    variants = dict.fromkeys(MAIN_FORCES, VARIANTS) | {"few": main, "dft": (*main, "optimality_b3lyp")}
+    runs = [Run(v, f, seed) for f in force_settings(data, everything=True) for v in variants[f]]
     runs += [Run(v, "external", seed) for v in ABLATIONS]
     return runs + [Run(v, "external", seed, fine_tuning=True) for v in main]

@@ -13,7 +13,13 @@ import matplotlib.pyplot as plt
 from design import VARIANTS
 
 COLORS = dict(zip(VARIANTS, ("#6b7280", "#2563eb", "#d97706", "#059669"), strict=True))
-LABELS = {"none": "no forces", "external": "external forces", "same_level": "same-level forces", "dft": "DFT forces"}
+LABELS = {
+    "none": "no forces",
+    "external": "external forces",
+    "same_level": "same-level forces",
+    "few": "240 same-level",
+    "dft": "240 DFT",
+}
 PANELS = (
     ("rmsd_A_mean", "heavy-atom RMSD (Å)"),
     ("bond_mae_A", "bond lengths, MAE (Å)"),

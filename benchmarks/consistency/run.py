@@ -50,8 +50,12 @@ def train_and_evaluate(name: str, run: Run | tuple[str, int], arguments: argpars
     start = time.monotonic()
     output = Path(config.output)
     if not (output / "done.json").exists():
+        if config.start is not None and not (Path(config.start).parent / "done.json").exists():
+            raise RuntimeError(f"{config.start}, where it starts, is not finished")
         trainer = Trainer(config, folder)
         trainer.run()
+        if trainer.progress < 1:
+            raise RuntimeError(f"stopped by a signal at step {trainer.step}; start again to go on")
         record = {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
         (output / "done.json").write_text(json.dumps(record))
     if isinstance(run, tuple):
