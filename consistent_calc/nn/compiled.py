@@ -58,14 +58,15 @@ def _forward(indices: Indices, width: int, tensors: Tensors) -> Tensors:
 
 def _backward(indices: Indices, width: int, outer: Tensors, tensors: Tensors) -> Tensors:
     """Gradients of all tensors, given those of the outputs."""
-    _, pull = torch.func.vjp(lambda *t: _forward(indices, width, t), *tensors)
-    return pull(outer)  # type: ignore[no-any-return]
+    pull: Callable[[Tensors], Tensors] = torch.func.vjp(lambda *t: _forward(indices, width, t), *tensors)[1]
+    return pull(outer)
 
 
 def _double_backward(indices: Indices, width: int, outer: Tensors, both: Tensors, n_outputs: int) -> Tensors:
     """Gradients of the outputs' gradients and of all tensors, given those of :func:`_backward`'s results."""
-    _, pull = torch.func.vjp(lambda *t: _backward(indices, width, t[:n_outputs], t[n_outputs:]), *both)
-    return pull(outer)  # type: ignore[no-any-return]
+    pull: Callable[[Tensors], Tensors]
+    pull = torch.func.vjp(lambda *t: _backward(indices, width, t[:n_outputs], t[n_outputs:]), *both)[1]
+    return pull(outer)
 
 
 @cache
@@ -87,7 +88,7 @@ class _Message(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        found = _MessageBackward.apply(ctx.indices, ctx.width, len(outer), *outer, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        found = _MessageBackward.apply(ctx.indices, ctx.width, len(outer), *outer, *ctx.saved_tensors)
         return None, None, *found
 
 

@@ -134,6 +134,6 @@ def _edge_gradients(
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         leaf = vectors.detach().requires_grad_()
-        energies, charges = model.atomic(leaf, *arguments, messages=messages)
+        energies, charges = partial(model.atomic, messages=messages)(leaf, *arguments)
         (gradients,) = torch.autograd.grad(energies.sum(), leaf, create_graph=differentiable)
     return gradients, energies, charges
