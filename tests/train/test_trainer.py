@@ -23,6 +23,8 @@ from consistent_calc.train.objective import Objective
 from consistent_calc.train.references import fit_references
 from consistent_calc.train.trainer import Trainer
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 
 def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()])
@@ -171,11 +173,13 @@ def test_a_sample_holds_whole_molecules(run_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_gradients_equal_eager_ones(run_folder: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])])
+def test_compiled_gradients_equal_eager_ones(run_folder: Path, device: str) -> None:
     """Some ways of compiling forces give silently wrong parameter gradients; ours must not."""
     from consistent_calc.train.batches import energy_batch
 
-    trainer = Trainer(*read_config(run_folder / "config.toml"))
+    config, base = read_config(run_folder / "config.toml")
+    trainer = Trainer(replace(config, device=device), base)
     batch = energy_batch([trainer.energy_data[0].batch(np.arange(12))], trainer.model)
     gradients = []
     for compiled in (False, True):
