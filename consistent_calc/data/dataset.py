@@ -134,12 +134,12 @@ class Dataset:
         """
         chosen = np.asarray(indices, dtype=np.int64)
         molecule = self.molecule[chosen]
-        rows = [slice(a, b) for a, b in zip(self.row_offset[chosen], self.row_offset[chosen + 1], strict=True)]
+        rows = _rows(self.row_offset, chosen)
         sizes = self.n_atoms[chosen]
         n = len(chosen)
         structures = StructureBatch(
-            numbers=_joined(self.numbers, _slices(self.atom_offset, molecule), np.int64),
-            positions=_joined(self.positions, rows, np.float32),
+            numbers=torch.from_numpy(self.numbers[_rows(self.atom_offset, molecule)].astype(np.int64)),
+            positions=torch.from_numpy(self.positions[rows]),
             graph=torch.from_numpy(np.repeat(np.arange(n), sizes)),
             cell=torch.zeros(n, 3, 3) if self.cell is None else torch.from_numpy(self.cell[chosen]),
             pbc=torch.zeros(n, 3, dtype=torch.bool) if self.pbc is None else torch.from_numpy(self.pbc[chosen]),
@@ -151,8 +151,8 @@ class Dataset:
             level=self.level,
             molecule=torch.from_numpy(molecule),
             energy=None if self.energy is None else torch.from_numpy(self.energy[chosen]),
-            forces=None if self.forces is None else _joined(self.forces, rows, np.float32),
-            partial_charges=None if self.partial_charges is None else _joined(self.partial_charges, rows, np.float32),
+            forces=_float32(self.forces, rows),
+            partial_charges=_float32(self.partial_charges, rows),
             dipole=None if self.dipole is None else torch.from_numpy(self.dipole[chosen]),
         )
         return structures, labels
@@ -160,11 +160,9 @@ class Dataset:
     def _table(self, name: str, molecule: NDArray[np.int64], sizes: NDArray[np.int64]) -> Tensor:
         """``bonds`` or ``stereo`` of the molecules, with atom indices shifted to those of the batch."""
         table, offset = (self.bonds, self.bond_offset) if name == "bonds" else (self.stereo, self.stereo_offset)
-        rows = _slices(offset, molecule)
-        joined = _joined(table, rows, np.int64)
-        shift = np.repeat(np.cumsum(sizes) - sizes, [s.stop - s.start for s in rows])
-        joined[:, :-1] += torch.from_numpy(shift)[:, None]
-        return joined
+        joined = table[_rows(offset, molecule)].astype(np.int64)
+        joined[:, :-1] += np.repeat(np.cumsum(sizes) - sizes, offset[molecule + 1] - offset[molecule])[:, None]
+        return torch.from_numpy(joined)
 
 
 def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
@@ -172,11 +170,11 @@ def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def _slices(offset: NDArray[np.int64], items: NDArray[np.int64]) -> list[slice]:
-    return [slice(a, b) for a, b in zip(offset[items], offset[items + 1], strict=True)]
+def _rows(offset: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows ``offset[i] .. offset[i + 1] - 1`` of all items, in order."""
+    sizes = offset[items + 1] - offset[items]
+    return np.arange(sizes.sum()) + np.repeat(offset[items] - (np.cumsum(sizes) - sizes), sizes)
 
 
-def _joined(array: NDArray[Any], rows: list[slice], dtype: Any) -> Tensor:
-    """The rows of all slices as one tensor, in order."""
-    parts = [array[s] for s in rows] or [array[:0]]
-    return torch.from_numpy(np.concatenate(parts).astype(dtype))
+def _float32(array: NDArray[Any] | None, rows: NDArray[np.int64]) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array[rows].astype(np.float32))
