@@ -31,6 +31,7 @@ class EnergyBatch:
         forces: ``[n_atoms, 3]``, eV/Angstrom.
         charges: ``[n_atoms]``, e.
         dipole: ``[n_graphs, 3]``, e Angstrom.
+        has_forces: whether any force is known (asking the tensor would wait for the device).
     """
 
     structures: StructureBatch
@@ -41,6 +42,7 @@ class EnergyBatch:
     forces: Tensor
     charges: Tensor
     dipole: Tensor
+    has_forces: bool
 
 
 def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentModel) -> EnergyBatch:
@@ -70,6 +72,7 @@ def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentMo
         structures=structures,
         neighbors=neighbor_list(structures, model.cutoff),
         elements=model.element_indices(structures),
+        has_forces=not all(bool(f.isnan().all()) for f in columns["forces"]),
         **tensors,
     )
 

@@ -92,11 +92,13 @@ class Objective:
     def energy_losses(self, batch: EnergyBatch) -> dict[str, Tensor]:
         """Unweighted losses of the energy task."""
         # Forces take two thirds of the work; without a label there is nothing to compare them with.
-        with_forces = not bool(batch.forces.isnan().all())
-        predicted = self.predict(batch, forces=with_forces)
+        predicted = self.predict(batch, forces=batch.has_forces)
+        no_loss = batch.energy.new_zeros(())
         return {
             "energy": energy_loss(predicted["energy"], batch.energy, batch.structures.counts),
-            "forces": vector_loss(predicted["forces"], batch.forces) if with_forces else batch.forces.new_zeros(()),
+            "forces": vector_loss(predicted["forces"], batch.forces)
+            if batch.has_forces
+            else batch.forces.new_zeros(()),
             "charges": charge_loss(predicted["charges"], batch.charges),
             "dipole": vector_loss(predicted["dipole"], batch.dipole),
         }

@@ -11,8 +11,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -24,37 +23,19 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from consistent_calc.checkpoint import load_model, save_model
-from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
-from consistent_calc.data.split import Split
-from consistent_calc.data.store import Store
 from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel, ModelConfig
-from consistent_calc.structures import StructureBatch
-from consistent_calc.train.batches import EnergyBatch, NoisyBatch, draw_noise, energy_batch, noisy_batch
 from consistent_calc.train.configuration import TrainingConfig
 from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
+from consistent_calc.train.feed import Feed
 from consistent_calc.train.objective import Objective
 from consistent_calc.train.prefetch import Prefetcher
 from consistent_calc.train.references import fit_references
 
 #: Steps in a row without finite gradients after which a run ends.
 MAX_SKIPPED = 50
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """The data of one step.
-
-    Attributes:
-        energy, structure: batches of the two tasks.
-        position: state of streams and noise behind these batches.
-    """
-
-    energy: EnergyBatch
-    structure: NoisyBatch | None
-    position: dict[str, Any]
 
 
 class Trainer:
@@ -76,15 +57,8 @@ class Trainer:
         self.output = base / config.output
         self.output.mkdir(parents=True, exist_ok=True)
 
-        @cache  # both tasks may learn from one store, which is read and held once
-        def read(store: str, side: Split) -> Dataset:
-            return Store(base / store).read(side)
-
-        self.energy_data = [read(d.store, Split.TRAIN) for d in config.energy]
-        self.structure_data = [_Equilibria(read(d.store, Split.TRAIN)) for d in config.structure]
-        self.validation_data = [read(d.store, Split.VALIDATION) for d in config.energy]
-        self.validation_structures = [_Equilibria(read(d.store, Split.VALIDATION)) for d in config.structure]
-        self.model = _new_model(config, base, self.energy_data).to(config.device)
+        self.feed = Feed(config, base, self.rank, self.world_size)
+        self.model = _new_model(config, base, self.feed.energy).to(config.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.ema_decay))
         # The averaged weights are also the frozen energy of the consistency losses.
         self.average.requires_grad_(False)
@@ -97,13 +71,6 @@ class Trainer:
             weight_decay=config.schedule.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.energy_streams = [
-            self._stream(d.n_atoms, c.atoms) for d, c in zip(self.energy_data, config.energy, strict=True)
-        ]
-        self.structure_streams = [
-            self._stream(d.n_atoms, c.atoms) for d, c in zip(self.structure_data, config.structure, strict=True)
-        ]
-        self.noise = torch.Generator().manual_seed(config.seed + 7919 * self.rank)
         self.step = 0
         self.seconds = 0.0
         self.stop_requested = False
@@ -111,11 +78,8 @@ class Trainer:
         self._skipped = 0
         if self._state_path.exists():
             self._load_state()
-        self._position = self._data_position()
-        self._steps = Prefetcher(self._make_step, self.model.device)
-
-    def _stream(self, n_atoms: np.ndarray, atoms: int) -> BatchStream:
-        return BatchStream(n_atoms, atoms, seed=self.config.seed, rank=self.rank, world_size=self.world_size)
+        self._position = self.feed.position()
+        self._steps = Prefetcher(lambda: self.feed.next(self.model), self.model.device)
 
     # ------------------------------------------------------------------ one step
 
@@ -146,7 +110,7 @@ class Trainer:
             losses |= self._backward(self.objective.structure_losses(data.structure, seed))
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.schedule.clip_norm)
-        # The only place of a step that waits for the device.
+        # All numbers are asked for at once: each question waits for the device.
         *values, length = torch.stack([*losses.values(), norm]).tolist()
         if math.isfinite(length):
             self.optimizer.step()
@@ -170,34 +134,6 @@ class Trainer:
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         self.objective.total(losses).backward()
         return {name: value.detach() for name, value in losses.items()}
-
-    def _make_step(self) -> _Step:
-        """Called by the prefetcher's thread, one step ahead: it must touch no weights."""
-        energy = self._energy_batch()
-        structure = self._noisy_batch() if self.structure_data else None
-        return _Step(energy, structure, self._data_position())
-
-    def _data_position(self) -> dict[str, Any]:
-        """Where the data stand, as :meth:`save` writes it."""
-        return {
-            "energy_streams": [s.state_dict() for s in self.energy_streams],
-            "structure_streams": [s.state_dict() for s in self.structure_streams],
-            "noise": self.noise.get_state(),
-        }
-
-    def _energy_batch(self) -> EnergyBatch:
-        parts = []
-        for data, source, stream in zip(self.energy_data, self.config.energy, self.energy_streams, strict=True):
-            structures, labels = data.batch(next(stream))
-            parts.append((structures, labels if source.forces else replace(labels, forces=None)))
-        return energy_batch(parts, self.model)
-
-    def _noisy_batch(self) -> NoisyBatch:
-        parts = [d.batch(next(s)) for d, s in zip(self.structure_data, self.structure_streams, strict=True)]
-        clean = StructureBatch.concatenate(parts)
-        sigma, noise = draw_noise(clean, self.config.noise, self.noise)
-        clean = clean.to(self.model.device, self.model.dtype)
-        return noisy_batch(clean, sigma.to(clean.positions), noise.to(clean.positions), self.model)
 
     def _average_gradients(self) -> None:
         if self.world_size == 1:
@@ -277,16 +213,16 @@ class Trainer:
         limit = self.config.schedule.validation_structures
         model = self._averaged
         out: dict[str, float] = {}
-        for data, source in zip(self.validation_data, self.config.energy, strict=True):
+        for data, source in zip(self.feed.validation_energy, self.config.energy, strict=True):
             if len(data) == 0:
                 continue
             name = Path(source.store).stem
             out |= {f"{name}/{k}": v for k, v in evaluate_energy(model, data, limit=limit).summary().items()}
-        for structures, equilibria in zip(self.validation_structures, self.config.structure, strict=True):
+        for structures, source in zip(self.feed.validation_structure, self.config.structure, strict=True):
             if len(structures.indices) == 0:
                 continue
             errors = evaluate_structure(model, structures.data, structures.indices[:limit])
-            out |= {f"{Path(equilibria.store).stem}/{k}": v for k, v in errors.items()}
+            out |= {f"{Path(source.store).stem}/{k}": v for k, v in errors.items()}
         return out
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
@@ -325,19 +261,7 @@ class Trainer:
             raise ConfigurationError(f"{self.output} holds a run of another architecture: {error}") from None
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for streams, states in (
-            (self.energy_streams, state["energy_streams"]),
-            (self.structure_streams, state["structure_streams"]),
-        ):
-            if len(states) > len(streams):
-                raise ConfigurationError(f"{self.output} was trained on {len(states)} stores of a task, not fewer.")
-            # Stores that were added to the end of the list since then start from their beginning.
-            for stream, saved in zip(streams, states, strict=False):
-                stream.load_state_dict(saved)
-        if self.rank == 0:
-            self.noise.set_state(state["noise"].cpu())
-        else:  # the state holds the generator of rank 0 only; the others must not repeat its numbers
-            self.noise.manual_seed(hash((self.config.seed, self.rank, state["step"])))
+        self.feed.go_to(state, state["step"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def export(self) -> Path:
@@ -349,24 +273,10 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "data": [
                 {"store": Path(source.store).stem, "level": data.level, "structures": len(data)}
-                for source, data in zip(self.config.energy, self.energy_data, strict=True)
+                for source, data in zip(self.config.energy, self.feed.energy, strict=True)
             ],
         }
         return save_model(self._averaged, self.output / "model", record) if self.rank == 0 else self.output
-
-
-class _Equilibria:
-    """The equilibrium structures of a data set that have a molecular graph."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
-        has_graph = np.diff(data.bond_offset) > 0
-        self.indices = np.flatnonzero(data.equilibrium & has_graph[data.molecule])
-        self.n_atoms = data.n_atoms[self.indices]
-
-    def batch(self, positions: np.ndarray) -> StructureBatch:
-        """Structures with their graphs; ``positions`` index into :attr:`indices`."""
-        return self.data.batch(self.indices[positions], with_graph=True)[0]
 
 
 def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> ConsistentModel:

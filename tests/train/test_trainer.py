@@ -180,7 +180,7 @@ def test_compiled_gradients_equal_eager_ones(run_folder: Path, device: str) -> N
 
     config, base = read_config(run_folder / "config.toml")
     trainer = Trainer(replace(config, device=device), base)
-    batch = energy_batch([trainer.energy_data[0].batch(np.arange(12))], trainer.model)
+    batch = energy_batch([trainer.feed.energy[0].batch(np.arange(12))], trainer.model)
     gradients = []
     for compiled in (False, True):
         objective = Objective(trainer.model, Weights(), compile=compiled)
