@@ -96,9 +96,7 @@ class Objective:
         no_loss = batch.energy.new_zeros(())
         return {
             "energy": energy_loss(predicted["energy"], batch.energy, batch.structures.counts),
-            "forces": vector_loss(predicted["forces"], batch.forces)
-            if batch.has_forces
-            else batch.forces.new_zeros(()),
+            "forces": vector_loss(predicted["forces"], batch.forces) if batch.has_forces else no_loss,
             "charges": charge_loss(predicted["charges"], batch.charges),
             "dipole": vector_loss(predicted["dipole"], batch.dipole),
         }
