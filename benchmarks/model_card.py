@@ -21,7 +21,7 @@ MARKERS = "<!-- figures: written by benchmarks/model_card.py -->", "<!-- end of 
 
 
 #: Said where the results are those of an earlier checkpoint; to be dropped once all are measured anew.
-EARLIER = "The table is of the shipped checkpoint, the figures below are of the one before it (stage 2 of 4)."
+EARLIER = "Table and speed are of the shipped checkpoint, the other figures of the one before it (stage 2 of 4)."
 
 
 def results(name: str) -> dict[str, Any]:

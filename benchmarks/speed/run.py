@@ -6,7 +6,7 @@
 
 Molecules are straight-chain peptides of growing length next to ethanol and aspirin; peers that are not installed are
 left out. Run it on a quiet machine. The methods take turns, and the smallest of the times is reported: other work on
-the machine can only make a time longer. (``results/`` of the CPU were taken with one other job running.)
+the machine can only make a time longer.
 """
 
 from __future__ import annotations
