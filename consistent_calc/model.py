@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from consistent_calc.diffusion.noise import centered
 from consistent_calc.diffusion.preconditioning import Preconditioning
 from consistent_calc.errors import InvalidStructureError, UnknownLevelError, UnsupportedElementError
 from consistent_calc.neighbors import NeighborList, neighbor_list
@@ -315,11 +316,9 @@ class ConsistentModel(nn.Module):
             output = (displacements or self.displacements)(*arguments)
         else:
             output = self.displacements(*arguments, self._messages())
-        center = torch.zeros_like(batch.positions[: batch.n_graphs]).index_add(0, batch.graph, batch.positions)
-        center = (center / batch.counts[:, None])[batch.graph]
         skip = self.preconditioning.c_skip(sigma)[batch.graph, None]
         # Written as a correction, so that c_skip = 1 leaves the positions as they are to the last digit.
-        kept = batch.positions + (skip - 1) * (batch.positions - center)
+        kept = batch.positions + (skip - 1) * centered(batch.positions, batch.graph, batch.n_graphs)
         return kept + self.preconditioning.c_out(sigma)[batch.graph, None] * output
 
     def displacements(
