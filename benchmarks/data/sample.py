@@ -124,15 +124,9 @@ def labelled(teacher: Teacher, group: Group) -> Iterator[MoleculeRecord]:
     for b, record in enumerate(group.records):
         rows = good[b]
         if rows.any():
-            yield MoleculeRecord(
-                numbers=record.numbers,
+            yield replace(
+                record,
                 positions=positions[b, rows],
-                smiles=record.smiles,
-                bucket=record.bucket,
-                source=record.source,
-                charge=record.charge,
-                bonds=record.bonds,
-                stereo=record.stereo,
                 kind=kinds[rows],
                 equilibrium=[
                     k == RELAXED and f < 0.1 and is_same_molecule(record, x)
