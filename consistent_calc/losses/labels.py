@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def masked_mean(error: Tensor, label: Tensor) -> Tensor:
     """Mean of ``error [n]`` over the entries whose ``label [n, ...]`` has no NaN; zero if there is none."""
     known = ~label.isnan().reshape(len(label), -1).any(1)
-    return error[known].sum() / known.sum().clamp_min(1)
+    # Not error[known]: its size would have to be asked of the device.
+    return torch.where(known, error, 0).sum() / known.sum().clamp_min(1)
 
 
 def energy_loss(predicted: Tensor, reference: Tensor, n_atoms: Tensor) -> Tensor:

@@ -13,19 +13,23 @@ from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.losses.structure import align
 from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
-from consistent_calc.neighbors import NeighborList, neighbor_list
+from consistent_calc.neighbors import neighbor_list
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.configuration import Noise
 
 
 @dataclass(frozen=True, eq=False)
 class EnergyBatch:
-    """Structures of mixed levels with their labels; NaN where a label is missing.
+    """Structures of mixed levels with their labels, on the device of the model; NaN where a label is missing.
 
     Attributes:
-        structures: on the device of the model.
-        neighbors: of the structures.
+        positions: ``[n_atoms, 3]``, Angstrom.
         elements: int64 ``[n_atoms]``, rows of the model's element table.
+        graph: int64 ``[n_atoms]``, structure of each atom.
+        vectors: ``[n_edges, 3]``, receiver to sender, Angstrom.
+        edges: int64 ``[2, n_edges]``, receiver and sender.
+        counts: int64 ``[n_graphs]``, atoms of each structure.
+        charge: ``[n_graphs]``, total charges in e.
         level: int64 ``[n_graphs]``, readout.
         energy: ``[n_graphs]``, eV, atomic references subtracted.
         forces: ``[n_atoms, 3]``, eV/Angstrom.
@@ -34,9 +38,13 @@ class EnergyBatch:
         has_forces: whether any force is known (asking the tensor would wait for the device).
     """
 
-    structures: StructureBatch
-    neighbors: NeighborList
+    positions: Tensor
     elements: Tensor
+    graph: Tensor
+    vectors: Tensor
+    edges: Tensor
+    counts: Tensor
+    charge: Tensor
     level: Tensor
     energy: Tensor
     forces: Tensor
@@ -68,10 +76,15 @@ def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentMo
         joined = torch.cat(values)
         tensors[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else None)
     structures = structures.to(model.device, model.dtype)
+    neighbors = neighbor_list(structures, model.cutoff)
     return EnergyBatch(
-        structures=structures,
-        neighbors=neighbor_list(structures, model.cutoff),
+        positions=structures.positions,
         elements=model.element_indices(structures),
+        graph=structures.graph,
+        vectors=neighbors.vectors(structures),
+        edges=neighbors.edges,
+        counts=structures.counts,
+        charge=structures.charge,
         has_forces=not all(bool(f.isnan().all()) for f in columns["forces"]),
         **tensors,
     )

@@ -124,7 +124,8 @@ class Noise:
 class Schedule:
     """Length and optimiser. Training ends at ``steps`` or after ``hours``, whichever comes first.
 
-    The learning rate warms up linearly and then falls as a cosine of the fraction used up, of steps or of hours.
+    The learning rate warms up linearly and then falls as a cosine of the fraction used up, of steps or of hours. The
+    structure task is learned from in the first of every ``structure_every`` steps.
     """
 
     steps: int = 1_000_000
@@ -137,9 +138,10 @@ class Schedule:
     checkpoint_minutes: float = 5.0
     validation_minutes: float = 10.0
     validation_structures: int = 500
+    structure_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "hours", "learning_rate"):
+        for name in ("steps", "hours", "learning_rate", "structure_every"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"schedule: {name} must be positive, got {getattr(self, name)!r}.")
 

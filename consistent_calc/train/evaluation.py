@@ -133,10 +133,10 @@ def evaluate_energy(
             predicted = objective.predict(batch)
         forces = predicted["forces"].double()
         squares = torch.zeros(structures.n_graphs, dtype=torch.float64, device=forces.device)
-        squares = squares.index_add(0, batch.structures.graph, (forces**2).mean(1))
+        squares = squares.index_add(0, batch.graph, (forces**2).mean(1))
         rows["energy"].append(_numpy(predicted["energy"] - batch.energy))
         rows["forces"].append(_numpy((forces - batch.forces).abs().mean(1)))
-        rows["force_rms"].append(_numpy((squares / batch.structures.counts).sqrt()))
+        rows["force_rms"].append(_numpy((squares / batch.counts).sqrt()))
         rows["charges"].append(_numpy((predicted["charges"] - batch.charges).abs()))
     molecule = data.molecule[indices]
     slices = [data.numbers[data.atom_offset[m] : data.atom_offset[m + 1]] for m in molecule]

@@ -26,7 +26,7 @@ class StepData:
     """The data of one step.
 
     Attributes:
-        energy, structure: batches of the two tasks.
+        energy, structure: batches of the two tasks; None in a step without the structure task.
         position: state of the feed behind these batches.
     """
 
@@ -85,11 +85,14 @@ class Feed:
             stream(d.n_atoms, c.atoms) for d, c in zip(self.structure, config.structure, strict=True)
         ]
         self._noise = torch.Generator().manual_seed(config.seed + 7919 * rank)
+        self._step = 0
 
     def next(self, model: ConsistentModel) -> StepData:
         """The batches of the next step, on the device of the model; its weights are not touched."""
         energy = self._energy_batch(model)
-        structure = self._noisy_batch(model) if self.structure else None
+        with_structure = self.structure and self._step % self._config.schedule.structure_every == 0
+        structure = self._noisy_batch(model) if with_structure else None
+        self._step += 1
         return StepData(energy, structure, self.position())
 
     def _energy_batch(self, model: ConsistentModel) -> EnergyBatch:
@@ -132,6 +135,7 @@ class Feed:
             # Stores that were added to the end of the list since then start from their beginning.
             for stream, saved in zip(streams, states, strict=False):
                 stream.load_state_dict(saved)
+        self._step = step
         if self._rank == 0:
             self._noise.set_state(position["noise"].cpu())
         else:  # the position holds the generator of rank 0 only; the others must not repeat its numbers

@@ -68,25 +68,17 @@ class Objective:
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
         """Differentiable predictions: energy (without references), charges, dipole, and forces if asked for."""
-        s, neighbors = batch.structures, batch.neighbors
-        arguments = (
-            neighbors.vectors(s),
-            batch.elements,
-            neighbors.edges,
-            s.graph,
-            s.charge,
-            batch.level,
-        )
+        arguments = (batch.vectors, batch.elements, batch.edges, batch.graph, batch.charge, batch.level)
         out = {}
         if forces:
             gradients, energies, charges = self._edge_gradients(*arguments)
-            out["forces"] = forces_from_edges(gradients, neighbors.edges, s.n_atoms)
+            out["forces"] = forces_from_edges(gradients, batch.edges, len(batch.positions))
         else:
             energies, charges = self._atomic(*arguments)
         return out | {
-            "energy": torch.zeros_like(s.charge).index_add(0, s.graph, energies),
+            "energy": torch.zeros_like(batch.charge).index_add(0, batch.graph, energies),
             "charges": charges,
-            "dipole": torch.zeros_like(batch.dipole).index_add(0, s.graph, charges[:, None] * s.positions),
+            "dipole": torch.zeros_like(batch.dipole).index_add(0, batch.graph, charges[:, None] * batch.positions),
         }
 
     def energy_losses(self, batch: EnergyBatch) -> dict[str, Tensor]:
@@ -95,7 +87,7 @@ class Objective:
         predicted = self.predict(batch, forces=batch.has_forces)
         no_loss = batch.energy.new_zeros(())
         return {
-            "energy": energy_loss(predicted["energy"], batch.energy, batch.structures.counts),
+            "energy": energy_loss(predicted["energy"], batch.energy, batch.counts),
             "forces": vector_loss(predicted["forces"], batch.forces) if batch.has_forces else no_loss,
             "charges": charge_loss(predicted["charges"], batch.charges),
             "dipole": vector_loss(predicted["dipole"], batch.dipole),

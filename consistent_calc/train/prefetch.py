@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 from typing import Generic, TypeVar
 
 import torch
@@ -36,6 +37,11 @@ class Prefetcher(Generic[T]):
         item = current.result()
         self._next = self._thread.submit(self._call)
         return item
+
+    def wait(self) -> None:
+        """Returns when nothing is being made; the next item is kept, and so is its error."""
+        if self._next is not None:
+            futures_wait([self._next])
 
     def _call(self) -> T:
         if self._stream is None:

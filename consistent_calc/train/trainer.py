@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -27,7 +28,9 @@ from consistent_calc.data.dataset import Dataset
 from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.train.configuration import TrainingConfig
+from consistent_calc.train.batches import EnergyBatch
 from consistent_calc.train.continuation import extend_model
+from consistent_calc.train.cuda_graph import CapturedEnergyTask, Size
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
 from consistent_calc.train.feed import Feed
 from consistent_calc.train.objective import Objective
@@ -36,6 +39,8 @@ from consistent_calc.train.references import fit_references
 
 #: Steps in a row without finite gradients after which a run ends.
 MAX_SKIPPED = 50
+#: On a GPU the energy task is captured after so many steps, with room for the largest of their batches.
+CAPTURE_AFTER = 20
 
 
 class Trainer:
@@ -70,7 +75,10 @@ class Trainer:
             lr=config.schedule.learning_rate,
             weight_decay=config.schedule.weight_decay,
             betas=(0.9, 0.98),
+            fused=self.model.device.type == "cuda",
         )
+        self._captured: CapturedEnergyTask | None = None
+        self._sizes: list[Size] = []
         self.step = 0
         self.seconds = 0.0
         self.stop_requested = False
@@ -104,7 +112,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         data = self._steps.take()
         # The tasks are differentiated one after the other: half the memory, the same gradient.
-        losses = self._backward(self.objective.energy_losses(data.energy))
+        losses = self._energy_backward(data.energy)
         if data.structure is not None:
             seed = hash((self.config.seed, self.rank, self.step)) % 2**63
             losses |= self._backward(self.objective.structure_losses(data.structure, seed))
@@ -134,6 +142,18 @@ class Trainer:
     def _backward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         self.objective.total(losses).backward()
         return {name: value.detach() for name, value in losses.items()}
+
+    def _energy_backward(self, batch: EnergyBatch) -> dict[str, Tensor]:
+        """Losses of the energy task; gradients are set. With ``compile`` on a GPU by a CUDA graph, once there is one."""
+        if self._captured is None and self.config.compile and self.model.device.type == "cuda":
+            self._sizes.append(Size.of(batch))
+            if len(self._sizes) == CAPTURE_AFTER:
+                self._steps.wait()  # nothing else may use the GPU
+                size = reduce(Size.holding, self._sizes).with_room()
+                self._captured = CapturedEnergyTask(self.objective, batch, size)
+        if self._captured is not None and self._captured.holds(batch):
+            return self._captured.backward(batch)
+        return self._backward(self.objective.energy_losses(batch))
 
     def _average_gradients(self) -> None:
         if self.world_size == 1:
@@ -174,7 +194,8 @@ class Trainer:
                 if on_step is not None:
                     on_step(self, window[-1])
                 if len(window) == 50:
-                    self._log("train", {k: float(np.mean([w[k] for w in window])) for k in window[0]})
+                    names = dict.fromkeys(name for losses in window for name in losses)
+                    self._log("train", {k: float(np.mean([w[k] for w in window if k in w])) for k in names})
                     window = []
                 if self._agree(now - saved) > 60 * schedule.checkpoint_minutes:
                     self.save()

@@ -229,7 +229,7 @@ def test_runs_with_and_without_consistency_see_the_same_data_and_noise(run_folde
             return inner(batch, seed)
 
         def energy(batch, inner=inner[1], arguments=arguments):
-            arguments.append(batch.structures.positions)
+            arguments.append(batch.positions)
             return inner(batch)
 
         trainer.objective.structure_losses, trainer.objective.energy_losses = structure, energy  # type: ignore[method-assign]

@@ -211,3 +211,23 @@ def test_two_processes_train_in_step(run_folder: Path) -> None:
     subprocess.run([*command, str(script), str(run_folder / "config.toml")], check=True, timeout=300)
     first, second = (torch.load(run_folder / "run" / f"w{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
+
+
+def test_the_structure_task_may_come_less_often(run_folder: Path) -> None:
+    config, base = read_config(run_folder / "config.toml")
+    schedule = replace(config.schedule, steps=5, structure_every=2)
+    trainer = Trainer(replace(config, schedule=schedule), base)
+    seen = [("structure" in trainer.train_step()) for _ in range(3)]
+    trainer.save()
+    resumed = Trainer(replace(config, schedule=schedule), base)
+    seen += [("structure" in resumed.train_step()) for _ in range(2)]
+    assert seen == [True, False, True, False, True]
+
+
+def test_losses_that_come_less_often_are_logged(run_folder: Path) -> None:
+    config, base = read_config(run_folder / "config.toml")
+    schedule = replace(config.schedule, steps=50, structure_every=4)
+    Trainer(replace(config, schedule=schedule), base).run()
+    first = json.loads((run_folder / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["kind"] == "train"
+    assert first["structure"] > 0
