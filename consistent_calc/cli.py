@@ -162,20 +162,25 @@ def check(
     charge: Charge = None,
     device: Device = "cpu",
 ) -> None:
-    """Physics checks on a molecule of yours: derivatives, symmetries, smoothness, energy conservation."""
+    """Physics checks on a molecule of yours: derivatives, symmetries, smoothness, energy conservation.
+
+    Of a SMILES also whether structure head and energy agree.
+    """
     with clear_errors():
+        from consistent_calc.agreement import check_agreement
         from consistent_calc.checks import run_checks
 
         model = load(checkpoint, device, Precision.float64)
-        source: Atoms | Mol
         if os.path.exists(molecule):  # False, unlike Path.exists, for a SMILES too long for a path
             source = _read(Path(molecule))[0]
             if charge is not None:
                 source.info["charge"] = charge
+            with out.status("Checking"):
+                results = run_checks(model, source)
         else:
-            source = _embedded(molecule)
-        with out.status("Checking"):
-            results = run_checks(model, source)
+            mol = _embedded(molecule)
+            with out.status("Checking"):
+                results = run_checks(model, mol) + check_agreement(model, mol)
         table = new_table("check", "value", "threshold", "unit", "result", "detail")
         for r in results:
             verdict = "[green]pass[/]" if r.passed else "[bold red]FAIL[/]"

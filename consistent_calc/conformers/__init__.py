@@ -47,8 +47,8 @@ def generate_conformers(
     max_steps: int = 500,
     denoise: bool = True,
     sigma_start: float = 0.3,
-    n_steps: int = 8,
-    guidance: int = 4,
+    n_steps: int = 4,
+    guidance: int = 8,
     embed_timeout: int = 60,
     max_time: float | None = None,
     max_atoms_per_batch: int = 4096,
@@ -71,7 +71,8 @@ def generate_conformers(
         denoise: whether the structure head refines the ETKDG seeds before the relaxation.
         sigma_start: noise level at which the refinement starts, Angstrom; above 0.4 stereo centres begin to flip.
         n_steps: of the refinement.
-        guidance: steps along the model's forces at the end of the refinement, or of the sampling from noise.
+        guidance: steps along the model's forces at the end of the refinement, or of the sampling from noise; if there
+            are any, more seeds are refined than relaxed, and those lowest in energy go on.
         embed_timeout: seconds ETKDG may take for each sample.
         max_time: seconds that the seeds of a molecule may take and, again, its relaxation; molecules that share a batch
             share their time. What there is by then is the result; conformers that are not relaxed to ``fmax`` say so.
@@ -120,8 +121,8 @@ def generate_many(
     max_steps: int = 500,
     denoise: bool = True,
     sigma_start: float = 0.3,
-    n_steps: int = 8,
-    guidance: int = 4,
+    n_steps: int = 4,
+    guidance: int = 8,
     embed_timeout: int = 60,
     max_time: float | None = None,
     max_atoms_per_batch: int = 4096,

@@ -20,7 +20,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 from torch import Tensor
 
-from consistent_calc.conformers.agreement import score_force_cosines
+from consistent_calc.agreement import score_force_cosines
 from consistent_calc.conformers.deduplicate import best_rmsd, heavy_atoms, unique_conformers
 from consistent_calc.conformers.input import MoleculeInput
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 #: Samples for each conformer asked for, and at least so many more: some relax into the same minimum.
 OVERSAMPLING = 1.5
 MORE = 4
+#: Seeds that are made and refined for each sample; those that are lowest in energy after a few steps go on.
+CANDIDATES = 3
 #: Where samples come from: ETKDG seeds that are refined, or noise, in many steps or in one.
 METHODS = ("seeds", "noise", "denoising")
 #: Seeds that are made together. If the first ones all fail, the others are not tried.
@@ -59,8 +61,8 @@ class ConformerOptions:
     max_steps: int = 500
     denoise: bool = True
     sigma_start: float = 0.3
-    n_steps: int = 8
-    guidance: int = 4
+    n_steps: int = 4
+    guidance: int = 8
     embed_timeout: int = 60
     max_time: float | None = None
     max_atoms_per_batch: int = 4096
@@ -130,7 +132,7 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     if entry.mol is None:
         raise ConformerError("An input that failed has no molecule to embed.", "embedding_failed")
     mol = Chem.Mol(entry.mol)
-    wanted = n_samples(options)
+    wanted = n_seeds(options)
     counts: Counter[str] = Counter(requested=wanted)
     parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs give its attributes a wrong type
     parameters.clearConfs = False
@@ -178,8 +180,13 @@ def without_seeds(entry: MoleculeInput, options: ConformerOptions) -> Samples:
 
 
 def n_samples(options: ConformerOptions) -> int:
-    """Samples made for the conformers asked for."""
+    """Samples relaxed for the conformers asked for."""
     return max(options.n + MORE, round(OVERSAMPLING * options.n))
+
+
+def n_seeds(options: ConformerOptions) -> int:
+    """Seeds made for them; as they come, without refinement and guidance, their energies do not tell which to keep."""
+    return (CANDIDATES if options.denoise and options.guidance else 1) * n_samples(options)
 
 
 def _embed_seeds(mol: Mol, n: int, parameters: Any) -> None:
@@ -314,7 +321,7 @@ def _ensemble(
         weights=boltzmann_weights(energies, options.temperature),
         moved=torch.tensor(moved, dtype=torch.float64),
         gaps=(relaxation.initial_energy[kept] - energies) / KCAL_PER_MOL,
-        agreement=score_force_cosines(model, samples.mol, [generated[k] for k in kept], options.level),
+        agreement=score_force_cosines(model, StructureBatch.from_rdkit(mol), level=options.level),
         converged=relaxation.converged[kept],
         isomers=isomers,
         counts=dict(samples.counts),

@@ -34,12 +34,13 @@ class ConformerEnsemble:
         weights: float64 ``[n]``, Boltzmann populations, their sum is one.
         moved: float64 ``[n]``, heavy-atom RMSD between the generated and the relaxed geometry, Angstrom.
         gaps: float64 ``[n]``, energy of the generated geometry above the relaxed one, kcal/mol.
-        agreement: float64 ``[n]``, cosine between score and force at the generated geometry, see
-            :mod:`consistent_calc.conformers.agreement`.
+        agreement: float64 ``[n]``, cosine between score and force next to the minimum, see
+            :func:`consistent_calc.agreement.score_force_cosines`.
         converged: bool ``[n]``, whether the relaxation met its force threshold.
         isomers: SMILES with the stereochemistry that each conformer has in 3D; they differ where the input leaves it
             open.
-        counts: samples by fate: ``requested``, ``embedded``, ``denoised``, ``kept`` and each reason for a loss.
+        counts: samples by fate: ``requested``, ``embedded``, ``denoised``, ``screened`` (left out because others were
+            lower in energy), ``kept`` and each reason for a loss.
         notes: what the user should know.
     """
 

@@ -5,12 +5,23 @@ Sample k of a molecule draws its own random numbers, whatever else is in the bat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from consistent_calc.conformers.generate import ConformerOptions, Samples, derived_seed, relax_samples, renumber
+from consistent_calc.conformers.deduplicate import unique_conformers
+from consistent_calc.conformers.generate import (
+    ConformerOptions,
+    Samples,
+    derived_seed,
+    n_samples,
+    relax_samples,
+    renumber,
+    with_conformers,
+)
+from consistent_calc.conformers.result import conformer_positions
 from consistent_calc.structures import StructureBatch
 
 if TYPE_CHECKING:
@@ -20,6 +31,11 @@ if TYPE_CHECKING:
 NOISE_STEPS = 16
 #: Times that new noise is tried for a sample that has not become the molecule.
 ROUNDS = 3
+#: Steps along the forces after which candidates are compared.
+SCREENING = 3
+#: Samples closer than this before their relaxation (heavy-atom RMSD in Angstrom, energy in kcal/mol) are taken to lead
+#: to the same minimum.
+SAME_BASIN = (0.25, 1.0)
 
 
 def draw_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
@@ -33,7 +49,10 @@ def draw_samples(model: ConsistentModel, batch: Sequence[Samples], options: Conf
     sample_from_noise(model, [samples for samples in batch if samples.from_noise], options)
     sampled = [s for s in batch if s.mol.GetNumConformers() > 0 and (options.denoise or s.from_noise)]
     if options.guidance and sampled:
-        guide_samples(model, sampled, options)
+        many = [s for s in sampled if s.mol.GetNumConformers() > n_samples(options)]
+        for samples, energies in zip(many, follow_forces(model, many, options, SCREENING), strict=True):
+            keep_lowest(samples, energies, n_samples(options))
+        follow_forces(model, sampled, options, options.guidance)
 
 
 def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
@@ -97,16 +116,46 @@ def sample_from_noise(model: ConsistentModel, batch: Sequence[Samples], options:
         renumber(samples.mol)
 
 
-def guide_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
+def follow_forces(
+    model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions, n_steps: int
+) -> list[list[float]]:
     """The last steps of the sampling, along the model's forces: as the noise vanishes, the score becomes the force.
 
     Each is a quasi-Newton step. A sample that would break the molecule stays as it is.
+
+    Returns:
+        For each molecule the energies of its samples then, eV.
     """
-    for samples, guided in zip(batch, relax_samples(model, batch, options, options.guidance), strict=True):
+    if not batch:
+        return []
+    out = []
+    for samples, guided in zip(batch, relax_samples(model, batch, options, n_steps), strict=True):
         positions = guided.batch.positions.cpu().split(guided.batch.counts.tolist())
-        for conformer, x, failed in zip(samples.mol.GetConformers(), positions, guided.failed, strict=True):
-            if failed is None and samples.check.problem(x) is None:
+        energies = guided.initial_energy.tolist()
+        for k, (conformer, x) in enumerate(zip(samples.mol.GetConformers(), positions, strict=True)):
+            if guided.failed[k] is None and samples.check.problem(x) is None:
                 conformer.SetPositions(x.numpy())
+                energies[k] = float(guided.energy[k])
+        out.append(energies)
+    return out
+
+
+def keep_lowest(samples: Samples, energies: Sequence[float], wanted: int) -> None:
+    """Leaves the samples that are lowest in energy, different ones first.
+
+    Args:
+        samples: of one molecule.
+        energies: of its conformers, eV; NaN counts as high.
+        wanted: how many are left at most.
+    """
+    if len(energies) <= wanted:
+        return
+    known = [e if math.isfinite(e) else math.inf for e in energies]
+    distinct = unique_conformers(samples.mol, known, rmsd=SAME_BASIN[0], energy_window=SAME_BASIN[1])
+    others = sorted(set(range(len(known))) - set(distinct), key=known.__getitem__)
+    positions = conformer_positions(samples.mol)
+    samples.mol = with_conformers(samples.mol, [positions[k] for k in (*distinct, *others)[:wanted]])
+    samples.counts["screened"] += len(known) - wanted
 
 
 def _parts(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,13 @@ from consistent_calc.errors import ConfigurationError
 from consistent_calc.model import ConsistentModel, forces_from_edges
 from consistent_calc.neighbors import neighbor_list
 from consistent_calc.structures import StructureBatch
+
+
+def frozen(model: ConsistentModel) -> ConsistentModel:
+    """The model itself if its weights require no gradient, else a copy whose weights do not."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).requires_grad_(False)
 
 
 class FrozenEnergy:

@@ -14,12 +14,15 @@ from consistent_calc.diffusion.noise import centered, standard_normal
 from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.elements import symbol
 from consistent_calc.errors import DataError
+from consistent_calc.losses.frozen import FrozenEnergy, frozen
+from consistent_calc.losses.optimality import gap_loss, nearby_minimum
+from consistent_calc.losses.score import score_force_loss
 from consistent_calc.losses.structure import align
 from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
-from consistent_calc.train.configuration import Weights
+from consistent_calc.train.configuration import Consistency, Weights
 from consistent_calc.train.objective import Objective
 from consistent_calc.units import KCAL_PER_MOL
 
@@ -173,28 +176,54 @@ def evaluate_structure(
     Returns:
         ``denoised_rmsd_<sigma>_A`` for each level: mean over structures, all atoms, aligned. If the model knows the
         harmonic prior, also ``denoised_rmsd_prior_A`` from samples of it; there, equivalent hydrogens are not told
-        apart, as in the training.
+        apart, as in the training. Of the first level the consistency of both heads, by the functions that the training
+        uses: ``optimality_gap_<sigma>_eV``, the energy per atom of the denoised structures above the minima of the
+        model's default level next to the labelled ones, and ``score_force_<sigma>``, the score loss.
     """
     totals: defaultdict[str, float] = defaultdict(float)
+    judge, atoms = frozen(model), int(data.n_atoms[indices].sum())
     for start in range(0, len(indices), BATCH):
         clean = data.batch(indices[start : start + BATCH], with_graph=True)[0].to(model.device, model.dtype)
         normal = standard_normal(clean.graph, range(start, start + clean.n_graphs))
         noise = centered(normal, clean.graph, clean.n_graphs).to(clean.positions)
-        for sigma in sigmas:
+        for k, sigma in enumerate(sigmas):
             noisy = clean.positions + sigma * noise
-            totals[f"denoised_rmsd_{sigma:g}_A"] += _denoised_rmsd(model, clean, noisy, sigma)
+            denoised = _denoised(model, clean, noisy, sigma)
+            totals[f"denoised_rmsd_{sigma:g}_A"] += _sum_rmsd(denoised, clean) / len(indices)
+            if k == 0:
+                gap, apart = _disagreement(judge, clean, noisy, denoised, sigma)
+                # Means over the atoms of the batch.
+                totals[f"optimality_gap_{sigma:g}_eV"] += gap * clean.n_atoms / atoms
+                totals[f"score_force_{sigma:g}"] += apart * clean.n_atoms / atoms
         if model.prior_level is not None:
             prior = harmonic_positions(clean, normal)
             aligned = align(clean.positions, prior, clean.graph, clean.n_graphs)
             matched = clean.with_positions(match_equivalent(aligned, prior, equivalent_sets(clean)))
-            totals["denoised_rmsd_prior_A"] += _denoised_rmsd(model, matched, prior, model.prior_level)
-    return {name: total / len(indices) for name, total in totals.items()}
+            denoised = _denoised(model, clean, prior, model.prior_level)
+            totals["denoised_rmsd_prior_A"] += _sum_rmsd(denoised, matched) / len(indices)
+    return dict(totals)
 
 
-def _denoised_rmsd(model: ConsistentModel, clean: StructureBatch, noisy: torch.Tensor, sigma: float) -> float:
-    """Sum over structures of the RMSD between denoised and clean positions, Angstrom."""
+def _denoised(model: ConsistentModel, clean: StructureBatch, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
     with torch.no_grad():
-        denoised = model.denoise(clean.with_positions(noisy), torch.full_like(clean.charge, sigma))
+        return model.denoise(clean.with_positions(noisy), torch.full_like(clean.charge, sigma))
+
+
+def _disagreement(
+    judge: ConsistentModel, clean: StructureBatch, noisy: torch.Tensor, denoised: torch.Tensor, sigma: float
+) -> tuple[float, float]:
+    """Optimality gap (eV per atom) and score loss of denoised structures, see :func:`evaluate_structure`."""
+    energy, settings = FrozenEnergy(judge, clean), Consistency()
+    minimum = nearby_minimum(clean, energy.forces(clean.positions), settings.max_step)
+    with torch.no_grad():
+        gap = gap_loss(energy, denoised, minimum)
+    levels, kt = torch.full_like(clean.charge, sigma), settings.temperature_energy
+    apart = score_force_loss(denoised, noisy, levels, energy.forces(noisy), kt, clean.graph)
+    return float(gap), float(apart)
+
+
+def _sum_rmsd(denoised: torch.Tensor, clean: StructureBatch) -> float:
+    """Sum over structures of the RMSD between denoised and clean positions, Angstrom."""
     moved = align(denoised, clean.positions, clean.graph, clean.n_graphs)
     squares = torch.zeros_like(clean.charge).index_add(0, clean.graph, ((moved - clean.positions) ** 2).sum(1))
     return float((squares / clean.counts).sqrt().sum())

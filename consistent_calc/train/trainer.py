@@ -27,8 +27,8 @@ from consistent_calc.checkpoint import load_model, save_model
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.model import ConsistentModel, ModelConfig
-from consistent_calc.train.configuration import TrainingConfig
 from consistent_calc.train.batches import EnergyBatch
+from consistent_calc.train.configuration import TrainingConfig
 from consistent_calc.train.continuation import extend_model
 from consistent_calc.train.cuda_graph import CapturedEnergyTask, Size
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure
@@ -144,7 +144,7 @@ class Trainer:
         return {name: value.detach() for name, value in losses.items()}
 
     def _energy_backward(self, batch: EnergyBatch) -> dict[str, Tensor]:
-        """Losses of the energy task; gradients are set. With ``compile`` on a GPU by a CUDA graph, once there is one."""
+        """Losses of the energy task; gradients are set. With ``compile`` on a GPU by a CUDA graph, after some steps."""
         if self._captured is None and self.config.compile and self.model.device.type == "cuda":
             self._sizes.append(Size.of(batch))
             if len(self._sizes) == CAPTURE_AFTER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from rdkit import Chem
 
 from consistent_calc import generate_conformers
 from consistent_calc.conformers import ConformerOptions, generate_many, read_molecules
-from consistent_calc.conformers.generate import derived_seed, embed
+from consistent_calc.conformers.generate import derived_seed, embed, with_conformers
+from consistent_calc.conformers.result import conformer_positions
+from consistent_calc.conformers.sample import keep_lowest
 from consistent_calc.errors import ConfigurationError, ConformerError, MoleculeInputError, UnknownLevelError
 
 ALANINE, DIOL, BUTANE = "C[C@H](N)C(=O)O", "OCCO", "CCCC"
@@ -28,11 +31,12 @@ def test_an_ensemble_is_sorted_weighted_and_relaxed(diol):
     assert float(diol.relative_energies[0]) == 0.0
     assert bool((diol.energies.diff() >= 0).all())
     assert float(diol.weights.sum()) == pytest.approx(1.0)
-    assert bool((diol.gaps > 0).all())
+    assert bool((diol.gaps >= 0).all())  # guidance may have reached the minimum already
     assert bool((diol.moved >= 0).all())
     assert bool(diol.converged.all())
     assert diol.level == "MMFF94s"
-    assert diol.counts["embedded"] == diol.counts["denoised"] == 9
+    assert diol.counts["embedded"] == diol.counts["denoised"] == 27
+    assert diol.counts["screened"] == 18
     assert diol.mol.GetNumConformers() == len(diol)
     assert diol.mol.GetConformer(0).GetProp("level") == "MMFF94s"
 
@@ -67,7 +71,7 @@ def test_derived_seeds_are_fixed_numbers():
 
 def test_every_sample_has_its_own_noise(force_field, small_noise):
     list(generate_many([DIOL, BUTANE], n=4, model=force_field(DIOL, BUTANE)))
-    assert len(small_noise) == len(set(small_noise)) == 16
+    assert len(small_noise) == len(set(small_noise)) == 48
 
 
 def test_one_result_an_input_with_typed_failures(force_field, small_noise):
@@ -127,6 +131,28 @@ def test_the_forces_guide_the_end_of_the_sampling(force_field, small_noise):
     free, guided = (generate_conformers(DIOL, n=4, model=force_field(DIOL), guidance=k) for k in (0, 6))
     assert float(guided.gaps.median()) < 0.25 * float(free.gaps.median())
     assert float(guided.energies[0]) == pytest.approx(float(free.energies[0]), abs=1e-3)
+
+
+def test_the_lowest_and_different_seeds_go_on():
+    entry = next(read_molecules(BUTANE))
+    samples = embed(entry, ConformerOptions(n=4, seed=1))
+    assert samples.mol.GetNumConformers() == 24
+    positions = conformer_positions(samples.mol)
+    twice = with_conformers(samples.mol, [*positions[:3], positions[0] + 1.0])  # moved as a whole: the same structure
+    samples.mol = twice
+    keep_lowest(samples, [0.1, 0.3, math.nan, 0.1], 2)
+    assert samples.counts["screened"] == 2
+    kept = conformer_positions(samples.mol)
+    assert [bool((x == positions[k]).all()) for x, k in zip(kept, (0, 1), strict=True)] == [True, True]
+    keep_lowest(samples, [1.0, 0.0], 2)  # nothing to do
+    assert bool((conformer_positions(samples.mol)[0] == positions[0]).all())
+
+
+def test_unguided_seeds_are_not_screened(force_field, small_noise):
+    for options in ({"guidance": 0}, {"denoise": False}):
+        result = generate_conformers(DIOL, n=4, model=force_field(DIOL), **options)
+        assert result.counts["embedded"] == 8
+        assert "screened" not in result.counts
 
 
 def test_guidance_that_breaks_the_molecule_is_not_taken(force_field, small_noise, monkeypatch):
