@@ -59,7 +59,7 @@ def conformers(
         from consistent_calc.conformers.input import count_entries
         from consistent_calc.conformers.report import ReportWriter
 
-        _check_files(sources, output, report, resume=resume)
+        _check_files(sources, output, report)
         options = ConformerOptions(
             n=n,
             seed=seed,
@@ -72,7 +72,7 @@ def conformers(
             enumerate_stereo=enumerate_stereo,
         )
         settings = _settings(options, checkpoint)
-        page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings))
+        page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings, resume=resume))
         display = stack.enter_context(_Display(count_entries(sources), page))
         try:
             done = run_conformer_job(
@@ -149,7 +149,7 @@ class _Display:
                 out.print(f"  [dim]{escape(note)}[/]", highlight=False)
 
 
-def _check_files(sources: list[str], output: Path, report: Path | None, *, resume: bool) -> None:
+def _check_files(sources: list[str], output: Path, report: Path | None) -> None:
     """Raises DataError where an output would replace an input or another output."""
     from consistent_calc.conformers.input import SUFFIXES
 
@@ -158,8 +158,6 @@ def _check_files(sources: list[str], output: Path, report: Path | None, *, resum
         check_target(target)
         if target and any(target.exists() and f.exists() and target.samefile(f) for f in files):
             raise DataError(f"{target} is one of the inputs and would be overwritten; give another output file.")
-    if resume and report and report.exists():
-        raise DataError(f"{report} holds the results of the earlier run and would be replaced; give another --report.")
     if report and report.resolve() == output.resolve():
         raise DataError(f"{output} cannot be both the SDF file and the report; give two files.")
 

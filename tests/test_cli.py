@@ -72,14 +72,17 @@ def test_relax_writes_what_could_be_relaxed(checkpoint: str, file: Path, tmp_pat
 def test_a_conformer_job_is_resumed(checkpoint: str, tmp_path: Path) -> None:
     target = tmp_path / "out.sdf"
     common = ("-n", 1, "-o", target, "--checkpoint", checkpoint, "--fmax", 1e3, "--enumerate-stereo")
-    assert run("conformers", "C", "C1CC", *common).exit_code == 1
+    page = tmp_path / "out.html"
+    assert run("conformers", "C", "C1CC", *common, "--report", page).exit_code == 1
     before = target.read_text()
-    result = run("conformers", "C", "C1CC", "O", *common, "--resume")
+    result = run("conformers", "C", "C1CC", "O", *common, "--resume", "--report", page)
     assert result.exit_code == 0, result.output
     assert "1 of 1 molecules written" in result.output
     assert "2 were there already" in result.output
     assert target.read_text().startswith(before)
     assert "invalid_smiles" in (tmp_path / "out.sdf.failures.csv").read_text()
+    assert "2 conformers of 2 molecules" in page.read_text()
+    assert page.read_text().count("invalid_smiles") == 1
 
 
 def test_conformers_of_several_inputs_with_a_broken_one(checkpoint: str, tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ def _complete_molecules(path: Path) -> tuple[set[str], int]:
 def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
     """A Dask client: of a running scheduler, or of worker processes on this machine."""
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError:
         raise MissingDependencyError("Several workers need Dask: pip install 'consistent_calc[dask]'.") from None
@@ -218,9 +219,13 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
             raise ConfigurationError(f"No Dask scheduler answers at {scheduler!r}: {error}") from None
         return
     with (
+        # A molecule that kills its worker does so again; every death takes seconds.
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
+        # A worker that dies while it starts is not restarted by itself.
+        cluster.adapt(minimum=workers, maximum=workers)
         yield client
 
 
@@ -234,7 +239,8 @@ def _distributed(
     """Results in the order in which they come.
 
     Dask runs the tasks of a dead worker again elsewhere. A chunk that takes down one worker after another is cut into
-    its molecules, and the one that does it alone becomes a failure.
+    its molecules. Those that fail once more are tried at the end, one at a time: a dying worker takes along what waits
+    on it, so only alone is a molecule proven to be the cause.
     """
     from distributed import as_completed
 
@@ -246,6 +252,7 @@ def _distributed(
         return future
 
     chunks: dict[str, list[MoleculeInput]] = {}
+    suspects: list[MoleculeInput] = []
     parts = _chunks(entries)
     n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     running = as_completed([submit(c) for c in itertools.islice(parts, AHEAD * n_workers)])
@@ -258,13 +265,18 @@ def _distributed(
             for entry in chunk:
                 running.add(submit([entry]))
         else:
-            message = f"The worker failed or died on this molecule: {error!r}"
-            yield ConformerResult(
-                chunk[0].id, chunk[0].name, chunk[0].smiles, failure=Failure("worker_failed", message)
-            )
+            suspects += chunk
         following = next(parts, None)
         if following is not None:
             running.add(submit(following))
+    for entry in suspects:
+        future = submit([entry])
+        error = future.exception()
+        if error is None:
+            yield from future.result()
+        else:
+            message = f"The worker failed or died on this molecule: {error!r}"
+            yield ConformerResult(entry.id, entry.name, entry.smiles, failure=Failure("worker_failed", message))
 
 
 def _work(

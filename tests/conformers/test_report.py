@@ -21,6 +21,7 @@ from consistent_calc.conformers import ConformerResult, Failure, generate_confor
 from consistent_calc.conformers.report import ReportWriter, write_report
 from consistent_calc.conformers.report.geometry import superimposed
 from consistent_calc.conformers.report.ladder import ladder, level_colors
+from consistent_calc.errors import DataError
 
 EVIL = "ethanol <b onmouseover=alert(1)>\"'</b></script><script>alert(2)</script><!-- results --> $title"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -176,6 +177,29 @@ def test_the_page_is_complete_after_every_result_and_says_when_it_is_unfinished(
     assert len(page.of_class("molecule")) == len(page.data()) == 1
     assert "unfinished" in page.text
     assert page.open == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_resumed_page_is_the_whole_page(results, tmp_path, cut):
+    write_report(results, tmp_path / "whole.html")
+    path = tmp_path / "parts.html"
+    with pytest.raises(KeyboardInterrupt), ReportWriter(path) as report:
+        for result in results[:cut]:
+            report.add(result)
+        raise KeyboardInterrupt
+    with ReportWriter(path, resume=True) as report:
+        for result in results[cut:]:
+            report.add(result)
+    assert path.read_bytes() == (tmp_path / "whole.html").read_bytes()
+
+
+def test_only_a_report_is_continued(tmp_path):
+    (tmp_path / "other.html").write_text("<html></html>")
+    with pytest.raises(DataError, match="no report"):
+        ReportWriter(tmp_path / "other.html", resume=True)
+    assert (tmp_path / "other.html").read_text() == "<html></html>"
+    ReportWriter(tmp_path / "new.html", resume=True).close()
+    assert (tmp_path / "new.html").stat().st_size > 1000
 
 
 def test_odd_characters_do_not_stop_the_writer(results, tmp_path):

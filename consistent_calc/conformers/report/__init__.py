@@ -6,6 +6,7 @@ complete HTML after each of them, so that an interrupted job leaves a page of wh
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -19,11 +20,17 @@ from typing import BinaryIO, Self
 from consistent_calc import __version__
 from consistent_calc.conformers.report.sections import failure_row, molecule_section
 from consistent_calc.conformers.result import ConformerResult
+from consistent_calc.errors import DataError
 
 __all__ = ["ReportWriter", "write_report"]
 
 #: Bytes kept free for the line that counts the results, which is written over again and again.
 SUMMARY_BYTES = 400
+
+#: Stands between the molecules and the failures, and counts the former and their conformers; no text of a user can be
+#: taken for it, as it is escaped.
+END_OF_RESULTS = re.compile(rb"<!-- end of results: (\d+) molecules, (\d+) conformers -->")
+FAILURE = "<!-- failure -->"
 
 UNFINISHED = "This page is unfinished: the job is still running or was stopped. It shows the results so far."
 
@@ -56,20 +63,42 @@ class ReportWriter:
 
     Args:
         path: and the others, see :func:`write_report`.
+        resume: keep the results of an existing page and add to them.
+
+    Raises:
+        DataError: the page to be continued is none.
     """
 
     def __init__(
-        self, path: str | Path, *, title: str = "Conformers", settings: Mapping[str, object] | None = None
+        self,
+        path: str | Path,
+        *,
+        title: str = "Conformers",
+        settings: Mapping[str, object] | None = None,
+        resume: bool = False,
     ) -> None:
         head, _, tail = _page(title, settings or {}).partition("<!-- results -->")
         before_summary, _, after_summary = head.partition("<!-- summary -->")
         self._before_failures, _, self._after_failures = tail.partition("<!-- failures -->")
         self._molecules = self._conformers = 0
         self._failures: list[str] = []
+        earlier = self._earlier_results(Path(path), _bytes(after_summary)) if resume and Path(path).exists() else b""
         self._file: BinaryIO = Path(path).open("wb")
         self._summary_at = self._file.write(_bytes(before_summary))
-        self._end = self._summary_at + self._file.write(b" " * SUMMARY_BYTES + _bytes(after_summary))
+        body = b" " * SUMMARY_BYTES + _bytes(after_summary) + earlier
+        self._end = self._summary_at + self._file.write(body)
         self._write("", finished=False)
+
+    def _earlier_results(self, path: Path, before_results: bytes) -> bytes:
+        """The molecules of an existing page; they are counted, and its failures taken over."""
+        page = path.read_bytes()
+        end, start = END_OF_RESULTS.search(page), page.find(before_results)
+        if end is None or start < 0:
+            raise DataError(f"{path} is no report of this version, so it cannot be continued; give another file.")
+        self._molecules, self._conformers = int(end[1]), int(end[2])
+        rows = page[end.end() :].decode("utf-8").split("</tbody>")[0].split(FAILURE)[1:]
+        self._failures = [FAILURE + row for row in rows]
+        return page[start + len(before_results) : end.start()]
 
     def add(self, result: ConformerResult) -> None:
         """Adds one result; the file is a complete page afterwards.
@@ -78,7 +107,7 @@ class ReportWriter:
             OSError: the file cannot be written.
         """
         if result.ensemble is None:
-            self._failures.append(failure_row(result))
+            self._failures.append(FAILURE + failure_row(result))
             self._write("", finished=False)
             return
         self._molecules += 1
@@ -105,7 +134,8 @@ class ReportWriter:
 
     def _write(self, section: str, *, finished: bool) -> None:
         """Puts a section and the end of the page in the place of the old end, and renews the summary."""
-        new, tail = _bytes(section), self._before_failures + self._failure_table() + self._after_failures
+        marker = f"<!-- end of results: {self._molecules} molecules, {self._conformers} conformers -->"
+        new, tail = _bytes(section), marker + self._before_failures + self._failure_table() + self._after_failures
         self._file.seek(self._end)
         self._file.write(new + _bytes(tail))
         self._file.truncate()
