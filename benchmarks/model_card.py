@@ -20,10 +20,6 @@ ROOT = HERE.parent
 MARKERS = "<!-- figures: written by benchmarks/model_card.py -->", "<!-- end of figures -->"
 
 
-#: Said where the results are those of an earlier checkpoint; to be dropped once all are measured anew.
-EARLIER = "Table and speed are of the shipped checkpoint, the other figures of the one before it (stage 2 of 4)."
-
-
 def results(name: str) -> dict[str, Any]:
     """Results of one benchmark."""
     return json.loads((HERE / name).read_text())
@@ -84,8 +80,6 @@ def short_figures() -> str:
     lines = [
         validation_table(accuracy),
         "",
-        EARLIER,
-        "",
         f"Relaxation of {bfgs['molecules']} validation molecules from ETKDG with ASE's BFGS to 0.01 eV/Å: "
         f"{bfgs['bfgs_converged']} converge within 500 steps (median {bfgs['bfgs_steps_median']:.0f}), "
         f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry. "
@@ -113,6 +107,19 @@ def speed_figures() -> str:
         f"times as long, of 89 atoms {rows['molecule', 89, peer]:.1f} times, of a batch of 256 "
         f"{rows['batch', 21, peer]:.1f} times (`benchmarks/speed/results/`)."
     )
+
+
+def cuda_figures() -> dict[str, str]:
+    """Times on a GPU, and AIMNet2's as a share of ours."""
+    with (HERE / "speed/results/cuda.csv").open(newline="") as file:
+        rows = {(r["system"], int(r["atoms"]), r["method"]): r for r in csv.DictReader(file)}
+    one, peer = rows["molecule", 21, "ours"], rows["molecule", 21, "AIMNet2 (1 network)"]
+    box = rows["water box", 20577, "ours"]
+    return {
+        "cuda_one": f"{float(one['ms']):.0f}",
+        "cuda_ratio": f"{100 * float(peer['ratio_to_ours']):.0f}%",
+        "cuda_box": f"{float(box['ms']):.0f}",
+    }
 
 
 def noise_figures() -> str:
@@ -182,6 +189,8 @@ def card() -> str:
             ["molecule", "precision", "atoms", "drift (meV/atom/ps)", "std (meV/atom)", "bonds intact", "steps/s"],
             dynamics,
         ),
+        "speed": speed_figures(),
+        **cuda_figures(),
         "noise": noise_figures(),
         "conformers": table(["figure", "value"], [[k, v] for k, v in conformers.items()]),
     }
