@@ -14,7 +14,7 @@ from consistent_calc.errors import InvalidStructureError, UnknownLevelError, Uns
 from consistent_calc.neighbors import NeighborList, neighbor_list
 from consistent_calc.nn.encoder import Encoder
 from consistent_calc.nn.energy_head import EnergyHead
-from consistent_calc.nn.layers import MessageSum
+from consistent_calc.nn.kernels import PLAIN, Kernels
 from consistent_calc.nn.pairs import graph_pairs
 from consistent_calc.nn.structure_head import StructureHead
 from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
@@ -146,7 +146,7 @@ class ConsistentModel(nn.Module):
         graph: Tensor,
         charge: Tensor,
         level: Tensor,
-        messages: MessageSum | None = None,
+        kernels: Kernels = PLAIN,
     ) -> tuple[Tensor, Tensor]:
         """The differentiable core: atomic energies without references, and charges.
 
@@ -157,9 +157,9 @@ class ConsistentModel(nn.Module):
             graph: int64 ``[n_atoms]``.
             charge: ``[n_graphs]``.
             level: int64 ``[n_graphs]``.
-            messages: in place of :func:`consistent_calc.nn.layers.sum_messages`.
+            kernels: how it is computed.
         """
-        features = self.encoder(elements, vectors, edges, graph, charge, messages=messages)
+        features = self.encoder(elements, vectors, edges, graph, charge, kernels=kernels)
         return self.energy_head(features[0], graph, charge, level)
 
     def edge_gradients(
@@ -189,7 +189,7 @@ class ConsistentModel(nn.Module):
             return self.edge_gradients(vectors, elements, edges, graph, charge, level)
         with torch.enable_grad():
             leaf = vectors.detach().requires_grad_()
-            energies, charges = self.atomic(leaf, elements, edges, graph, charge, level, self._messages())
+            energies, charges = self.atomic(leaf, elements, edges, graph, charge, level, self._kernels())
             (gradients,) = torch.autograd.grad(energies.sum(), leaf)
         return gradients, energies.detach(), charges.detach()
 
@@ -214,7 +214,7 @@ class ConsistentModel(nn.Module):
             if forces or stress:
                 gradients, raw, charges = self.detached_edge_gradients(vectors, *arguments)
             else:
-                raw, charges = self.atomic(vectors, *arguments, self._messages())
+                raw, charges = self.atomic(vectors, *arguments, self._kernels())
             energies = raw.double() + self.references[levels[batch.graph], elements]
             return Prediction(
                 energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),
@@ -224,13 +224,14 @@ class ConsistentModel(nn.Module):
                 stress=stress_from_edges(gradients, vectors, neighbors, batch) if stress else None,
             )
 
-    def _messages(self) -> MessageSum | None:
-        """The faster kernels where there are any."""
+    def _kernels(self) -> Kernels:
+        """The faster ones where there are any."""
         if self.device.type != "cpu":
-            return None
+            return PLAIN
         from consistent_calc.nn.fused import sum_messages  # numba takes a while to import
+        from consistent_calc.nn.fused_edges import edge_functions
 
-        return sum_messages
+        return Kernels(sum_messages, edge_functions)
 
     def prepare(
         self, batch: StructureBatch, level: str | None
@@ -315,7 +316,7 @@ class ConsistentModel(nn.Module):
         if torch.is_grad_enabled():
             output = (displacements or self.displacements)(*arguments)
         else:
-            output = self.displacements(*arguments, self._messages())
+            output = self.displacements(*arguments, self._kernels())
         skip = self.preconditioning.c_skip(sigma)[batch.graph, None]
         # Written as a correction, so that c_skip = 1 leaves the positions as they are to the last digit.
         kept = batch.positions + (skip - 1) * centered(batch.positions, batch.graph, batch.n_graphs)
@@ -331,7 +332,7 @@ class ConsistentModel(nn.Module):
         charge: Tensor,
         stereo: Tensor,
         sigma: Tensor,
-        messages: MessageSum | None = None,
+        kernels: Kernels = PLAIN,
     ) -> Tensor:
         """The structure network F of ``D = c_skip x + c_out F(c_in x)``: ``[n_atoms, 3]``, in units of ``c_out``.
 
@@ -344,7 +345,7 @@ class ConsistentModel(nn.Module):
         distances = vectors.norm(dim=1)
         noise = self.preconditioning.c_noise(sigma)[graph]
         condition = self.structure_head.condition(positions, edges, distances, kinds, stereo, noise)
-        return self.structure_head(self.encoder(elements, vectors, edges, graph, charge, condition, messages))
+        return self.structure_head(self.encoder(elements, vectors, edges, graph, charge, condition, kernels))
 
 
 def forces_from_edges(gradients: Tensor, edges: Tensor, n_atoms: int) -> Tensor:

@@ -85,7 +85,8 @@ def from_noise(
     # The first draw of the seeds is left to the noise added afterwards.
     prior = batch.with_positions(harmonic_positions(batch, standard_normal(batch.graph, seeds, draw=1)))
     with torch.no_grad():
-        first = batch.with_positions(model.denoise(prior, torch.full_like(batch.charge, model.prior_level)))
+        estimate = model.denoise(prior, torch.full_like(batch.charge, model.prior_level))
+        first = batch.with_positions(_finite(estimate, prior.positions, batch))
     if n_steps == 1:
         return first.positions
     start = sigma_max or AFTER_PRIOR
@@ -93,7 +94,11 @@ def from_noise(
 
 
 def _flow(model: Denoiser, batch: StructureBatch, x: Tensor, levels: list[float]) -> Tensor:
-    """Heun's method along the probability-flow equation from ``x`` at the first of the falling noise levels."""
+    """Heun's method along the probability-flow equation from ``x`` at the first of the falling noise levels.
+
+    A structure on which the network breaks down (atoms on top of each other can make its numbers overflow) stays where
+    it is, so that it does not take the others with it; it will not pass for the molecule.
+    """
 
     def slope(positions: Tensor, sigma: float) -> Tensor:
         denoised = model.denoise(batch.with_positions(positions), torch.full_like(batch.charge, sigma))
@@ -102,6 +107,12 @@ def _flow(model: Denoiser, batch: StructureBatch, x: Tensor, levels: list[float]
     with torch.no_grad():
         for sigma, lower in itertools.pairwise(levels):
             first = slope(x, sigma)
-            euler = x + (lower - sigma) * first
-            x = euler if lower == 0 else x + (lower - sigma) * 0.5 * (first + slope(euler, lower))
+            euler = _finite(x + (lower - sigma) * first, x, batch)
+            x = euler if lower == 0 else _finite(x + (lower - sigma) * 0.5 * (first + slope(euler, lower)), x, batch)
     return x
+
+
+def _finite(moved: Tensor, before: Tensor, batch: StructureBatch) -> Tensor:
+    """``moved [n_atoms, 3]``, but ``before`` for all atoms of structures with NaN or infinite positions."""
+    broken = torch.zeros_like(batch.charge).index_add(0, batch.graph, (~moved.isfinite()).any(1).to(batch.charge))
+    return torch.where((broken > 0)[batch.graph, None], before, moved)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
-from consistent_calc.nn.layers import Message, MessageSum, RelatedFilters, Update
+from consistent_calc.nn.kernels import PLAIN, Kernels
+from consistent_calc.nn.layers import Message, RelatedFilters, Update
 from consistent_calc.nn.radial import BesselBasis
 
 
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         graph: Tensor,
         charge: Tensor,
         condition: GraphCondition | None = None,
-        messages: MessageSum | None = None,
+        kernels: Kernels = PLAIN,
     ) -> list[Tensor]:
         """Encodes a batch.
 
@@ -79,17 +79,12 @@ class Encoder(nn.Module):
             graph: int64 ``[n_atoms]``.
             charge: ``[n_graphs]``, total charges in e.
             condition: given by the structure head only.
-            messages: in place of :func:`consistent_calc.nn.layers.sum_messages`.
+            kernels: how it is computed.
 
         Returns:
             Features per degree: ``[n_atoms, channels_0]``, ``[n_atoms, 3, channels_1]``, ...
         """
-        distance = torch.sqrt((vectors * vectors).sum(1))
-        radial = self.radial(distance)
-        harmonics = [
-            o3.spherical_harmonics(degree, vectors / distance[:, None], normalize=False, normalization="component")
-            for degree in self.degrees
-        ]
+        radial, harmonics = kernels.edge_functions(vectors, self.radial, self.degrees)
         scalars = self.elements(elements)
         features = [scalars]
         features += [scalars.new_zeros(len(scalars), 2 * k + 1, self.channels[k]) for k in self.degrees]
@@ -98,7 +93,7 @@ class Encoder(nn.Module):
             features[1] = features[1] + condition.vectors
         for k, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
             related = None if condition is None else condition.filters[k]
-            received = message(features, edges, radial, harmonics, related, messages)
+            received = message(features, edges, radial, harmonics, related, kernels.sum_messages)
             features = [x + dx for x, dx in zip(features, received, strict=True)]
             features = [x + dx for x, dx in zip(features, update(features), strict=True)]
             if k == 0:

@@ -25,7 +25,7 @@ REORDER = {"reassoc", "contract", "nsz"}
 EDGES_PER_THREAD = 4000
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compiled at the first call with its types, in a second or two; kept on disk where that is possible."""
     try:
         return njit(nogil=True, fastmath=REORDER, cache=True)(function)
@@ -33,7 +33,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
         return njit(nogil=True, fastmath=REORDER)(function)
 
 
-@_compiled
+@compiled
 def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
     """``out[c] = sum_k radial[k] weight[k, c]``, four k at a time, so that ``out`` is loaded and stored less."""
     n, size = weight.shape
@@ -50,7 +50,7 @@ def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
         k += 1
 
 
-@_compiled
+@compiled
 def _forward(  # type: ignore[no-untyped-def]
     first,
     last,
@@ -107,7 +107,7 @@ def _forward(  # type: ignore[no-untyped-def]
                 a += 2 * width
 
 
-@_compiled
+@compiled
 def _products(slope, weight, out):  # type: ignore[no-untyped-def]
     """``out = weight @ slope``, four rows at a time."""
     n, k = len(weight), 0
@@ -129,7 +129,7 @@ def _products(slope, weight, out):  # type: ignore[no-untyped-def]
         k += 1
 
 
-@_compiled
+@compiled
 def _backward(  # type: ignore[no-untyped-def]
     first,
     last,

@@ -80,7 +80,7 @@ class Message(nn.Module):
             radial: ``[n_edges, radial_size]``, zero at the cutoff.
             harmonics: per degree l >= 1 ``[n_edges, 2l + 1]``.
             related: what the molecular graph adds to the filters, for the structure head.
-            messages: in place of :func:`sum_messages`.
+            messages: :func:`sum_messages`, or a faster way to the same result.
 
         Returns:
             What to add to ``features``.

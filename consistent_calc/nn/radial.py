@@ -7,8 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+#: Order of the envelope.
+ORDER = 6
 
-def polynomial_cutoff(distance: Tensor, cutoff: float, p: int = 6) -> Tensor:
+
+def polynomial_cutoff(distance: Tensor, cutoff: float, p: int = ORDER) -> Tensor:
     """Envelope that goes from 1 at zero to 0 at the cutoff, where its first two derivatives vanish too.
 
     Equation 8 of Gasteiger et al., "Directional Message Passing for Molecular Graphs" (2020).
@@ -35,13 +38,14 @@ class BesselBasis(nn.Module):
     def __init__(self, size: int, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.frequencies: Tensor
+        self.size = size
+        self.orders: Tensor
         # The dtype is explicit, so that the function does not depend on the process's default one.
-        orders = torch.arange(1, size + 1, dtype=torch.float32)
-        self.register_buffer("frequencies", orders * (math.pi / cutoff), persistent=False)
+        self.register_buffer("orders", torch.arange(1, size + 1, dtype=torch.float32), persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
         """``[n]`` distances in Angstrom to ``[n, size]``."""
         d = distance[:, None]
         envelope = polynomial_cutoff(d, self.cutoff) * math.sqrt(2 / self.cutoff)
-        return torch.sin(self.frequencies * d) / d * envelope
+        # Multiplied here, in the precision of the distances.
+        return torch.sin(self.orders * (math.pi / self.cutoff) * d) / d * envelope

@@ -13,7 +13,7 @@ from consistent_calc.errors import ConfigurationError
 from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
 from consistent_calc.losses.structure import denoising_loss
 from consistent_calc.model import ConsistentModel, forces_from_edges
-from consistent_calc.nn.layers import MessageSum
+from consistent_calc.nn.kernels import Kernels
 from consistent_calc.train.batches import EnergyBatch, NoisyBatch
 from consistent_calc.train.configuration import Consistency, Weights
 from consistent_calc.train.consistency import Denoised, optimality, score
@@ -59,12 +59,13 @@ class Objective:
         elif compile:
             from consistent_calc.nn.compiled import sum_messages
 
-            self._edge_gradients = partial(_edge_gradients, model, sum_messages)
+            kernels = Kernels(sum_messages)
+            self._edge_gradients = partial(_edge_gradients, model, kernels)
             self._atomic, self._displacements = (
-                partial(f, messages=sum_messages) for f in (model.atomic, model.displacements)
+                partial(f, kernels=kernels) for f in (model.atomic, model.displacements)
             )
             if frozen is not None:
-                self._frozen_gradients = partial(_edge_gradients, frozen, sum_messages)
+                self._frozen_gradients = partial(_edge_gradients, frozen, kernels)
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
         """Differentiable predictions: energy (without references), charges, dipole, and forces if asked for."""
@@ -120,12 +121,12 @@ class Objective:
 
 
 def _edge_gradients(
-    model: ConsistentModel, messages: MessageSum, vectors: Tensor, *arguments: Any
+    model: ConsistentModel, kernels: Kernels, vectors: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :meth:`ConsistentModel.edge_gradients`, by autograd; differentiable where gradients are enabled."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         leaf = vectors.detach().requires_grad_()
-        energies, charges = partial(model.atomic, messages=messages)(leaf, *arguments)
+        energies, charges = partial(model.atomic, kernels=kernels)(leaf, *arguments)
         (gradients,) = torch.autograd.grad(energies.sum(), leaf, create_graph=differentiable)
     return gradients, energies, charges

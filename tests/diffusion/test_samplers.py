@@ -85,6 +85,26 @@ def test_evaluations():
     assert denoiser.evaluations == 9
 
 
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_a_structure_that_breaks_the_network_does_not_take_the_others_along(at):
+    batch, means = (StructureBatch.concatenate([chain(5, k), chain(4, k + 1)]) for k in (0, 3))
+
+    class Breaking(Gaussian):
+        def denoise(self, batch, sigma):
+            assert batch.positions.isfinite().all()  # a neighbor search would refuse them
+            found = super().denoise(batch, sigma)
+            if self.evaluations == at:
+                found[6, 1] = torch.nan
+            return found
+
+    options = {"sigma_start": 0.3, "n_steps": 4, "seeds": [7, 8]}
+    found = refine(Breaking(means.positions, 0.01), batch, **options)
+    whole = refine(Gaussian(means.positions, 0.01), batch, **options)
+    assert found.isfinite().all()
+    assert torch.equal(found[:5], whole[:5])
+    assert not torch.allclose(found[5:], whole[5:])
+
+
 def test_a_seed_gives_the_same_structure_in_any_batch(model, batch):
     options = {"sigma_start": 0.3, "n_steps": 2}
     alone = refine(model, batch, seeds=[5], **options)

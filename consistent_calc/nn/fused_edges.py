@@ -1,0 +1,100 @@
+"""Radial functions and spherical harmonics on the CPU as one numba kernel, forward and backward.
+
+In torch they are a hundred small operations, which for a single molecule take longer than the layers' arithmetic. As in
+:mod:`consistent_calc.nn.fused` there is a first derivative only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from consistent_calc.nn.edges import edge_functions as plain_functions
+from consistent_calc.nn.fused import compiled
+from consistent_calc.nn.radial import ORDER, BesselBasis
+
+SQRT3, SQRT5, SQRT15 = 3**0.5, 5**0.5, 15**0.5
+
+
+@compiled
+def _forward(vectors, cutoff, order, radial, harmonics):  # type: ignore[no-untyped-def]
+    # Scalars are Python floats, so in double precision: the sines come from a recurrence.
+    size = radial.shape[1]
+    a, b, c = -(order + 1) * (order + 2) / 2, order * (order + 2), -order * (order + 1) / 2
+    for e in range(len(vectors)):
+        x, y, z = float(vectors[e, 0]), float(vectors[e, 1]), float(vectors[e, 2])
+        d = np.sqrt(x * x + y * y + z * z)
+        q = min(d / cutoff, 1.0)
+        factor = (1 + q**order * (a + q * (b + q * c))) * np.sqrt(2 / cutoff) / d
+        angle = np.pi * d / cutoff
+        twice, before, sine = 2 * np.cos(angle), 0.0, np.sin(angle)
+        for n in range(size):
+            radial[e, n] = factor * sine
+            before, sine = sine, twice * sine - before
+        x, y, z = x / d, y / d, z / d
+        harmonics[e, 0], harmonics[e, 1], harmonics[e, 2] = SQRT3 * x, SQRT3 * y, SQRT3 * z
+        harmonics[e, 3], harmonics[e, 4] = SQRT15 * x * z, SQRT15 * x * y
+        harmonics[e, 5] = SQRT5 * (y * y - (x * x + z * z) / 2)
+        harmonics[e, 6], harmonics[e, 7] = SQRT15 * y * z, SQRT15 / 2 * (z * z - x * x)
+
+
+@compiled
+def _backward(vectors, cutoff, order, on_radial, on_harmonics, out):  # type: ignore[no-untyped-def]
+    size = on_radial.shape[1]
+    a, b, c = -(order + 1) * (order + 2) / 2, order * (order + 2), -order * (order + 1) / 2
+    for e in range(len(vectors)):
+        x, y, z = float(vectors[e, 0]), float(vectors[e, 1]), float(vectors[e, 2])
+        d = np.sqrt(x * x + y * y + z * z)
+        q = min(d / cutoff, 1.0)
+        norm = np.sqrt(2 / cutoff)
+        envelope = norm * (1 + q**order * (a + q * (b + q * c)))
+        slope = 0.0
+        if d < cutoff:
+            slope = norm * q ** (order - 1) * (order * a + q * ((order + 1) * b + q * (order + 2) * c)) / cutoff
+        angle = np.pi * d / cutoff
+        first_cosine = np.cos(angle)
+        twice, before, sine = 2 * first_cosine, 0.0, np.sin(angle)
+        cosine_before, cosine = 1.0, first_cosine
+        along = 0.0  # derivative with respect to the distance
+        for n in range(size):
+            turn = (n + 1) * np.pi / cutoff * cosine
+            along += on_radial[e, n] * ((slope - envelope / d) * sine + envelope * turn) / d
+            before, sine = sine, twice * sine - before
+            cosine_before, cosine = cosine, twice * cosine - cosine_before
+        x, y, z = x / d, y / d, z / d
+        g = on_harmonics[e]
+        gx = SQRT3 * g[0] + SQRT15 * (z * g[3] + y * g[4] - x * g[7]) - SQRT5 * x * g[5]
+        gy = SQRT3 * g[1] + SQRT15 * (x * g[4] + z * g[6]) + 2 * SQRT5 * y * g[5]
+        gz = SQRT3 * g[2] + SQRT15 * (x * g[3] + y * g[6] + z * g[7]) - SQRT5 * z * g[5]
+        # A change of the direction is a change of the vector across it, divided by its length.
+        inward = along - (x * gx + y * gy + z * gz) / d
+        out[e, 0], out[e, 1], out[e, 2] = gx / d + inward * x, gy / d + inward * y, gz / d + inward * z
+
+
+class _EdgeFunctions(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, cutoff: float, size: int) -> tuple[Tensor, Tensor]:
+        array = vectors.detach().contiguous().numpy()
+        radial, harmonics = np.empty((len(array), size), array.dtype), np.empty((len(array), 8), array.dtype)
+        _forward(array, cutoff, ORDER, radial, harmonics)
+        ctx.array, ctx.cutoff = array, cutoff
+        return torch.from_numpy(radial), torch.from_numpy(harmonics)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, on_radial: Tensor, on_harmonics: Tensor) -> tuple[Tensor, None, None]:
+        out = np.empty_like(ctx.array)
+        _backward(ctx.array, ctx.cutoff, ORDER, *(g.contiguous().numpy() for g in (on_radial, on_harmonics)), out)
+        return torch.from_numpy(out), None, None
+
+
+def edge_functions(vectors: Tensor, basis: BesselBasis, degrees: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """As :func:`consistent_calc.nn.edges.edge_functions`, on the CPU; the kernels know degrees 1 and 2."""
+    if list(degrees) != [1, 2]:
+        return plain_functions(vectors, basis, degrees)
+    radial, harmonics = _EdgeFunctions.apply(vectors, float(basis.cutoff), basis.size)
+    return radial, [harmonics[:, :3], harmonics[:, 3:]]
