@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 #: A bond longer than this multiple of the sum of the covalent radii is broken.
 BROKEN = 1.35
+#: A bond shorter than this multiple has collapsed, into a hole that the energy has where it was never trained. The
+#: shortest true bonds, triple ones, are at 0.77.
+COLLAPSED = 0.6
 #: Atoms closer than this multiple that share no bond have formed one. Bridgeheads of bicyclo[1.1.1]pentane: 1.23.
 FORMED = 1.15
 
@@ -64,9 +67,10 @@ class GeometryCheck:
         return None if self.stereo_kept(positions) else "stereo_changed"
 
     def bonds_kept(self, positions: Tensor) -> bool:
-        """Whether no bond of the molecule is broken and no other one formed, judged by distances."""
+        """Whether no bond of the molecule is broken or collapsed and no other one formed, judged by distances."""
         ratio = torch.linalg.norm(positions[:, None] - positions[None, :], dim=-1) / self._sums
-        return not bool(((ratio > BROKEN) & self._bonded).any() or ((ratio < FORMED) & self._other).any())
+        changed = (ratio > BROKEN) | (ratio < COLLAPSED)
+        return not bool((changed & self._bonded).any() or ((ratio < FORMED) & self._other).any())
 
     def stereo_kept(self, positions: Tensor) -> bool:
         """Whether every specified centre and double bond has its label.

@@ -86,7 +86,7 @@ def test_unspecified_stereo_is_free():
     assert GeometryCheck(mol).problem(-x) is None
 
 
-def test_broken_and_formed_bonds_are_detected():
+def test_broken_formed_and_collapsed_bonds_are_detected():
     mol = embedded("OCCO", 1)
     check, (x,) = GeometryCheck(mol), positions(mol)
     hydrogen = next(a.GetIdx() for a in mol.GetAtoms() if a.GetSymbol() == "H" and a.GetNeighbors()[0].GetIdx() == 0)
@@ -94,8 +94,11 @@ def test_broken_and_formed_bonds_are_detected():
     transferred[hydrogen] = x[3] + (x[3] - x[2]) / (x[3] - x[2]).norm()
     assert check.problem(transferred) == "bonds_changed"
     formed = x.clone()
-    formed[hydrogen] = x[0] + 0.5 * (x[hydrogen] - x[0])
+    formed[hydrogen] = x[0] + 0.75 * (x[hydrogen] - x[0])
     assert check.problem(formed) is None  # a short bond is still that bond
+    collapsed = x.clone()
+    collapsed[hydrogen] = x[0] + 0.4 * (x[hydrogen] - x[0])
+    assert check.problem(collapsed) == "bonds_changed"
     formed[3] = x[0] + torch.tensor([0.0, 0.0, 1.3], dtype=x.dtype)
     assert check.problem(formed) == "bonds_changed"
     assert check.problem(x * torch.nan) == "bonds_changed"
