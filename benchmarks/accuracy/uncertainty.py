@@ -6,8 +6,8 @@ On validation molecules, a fixed sample. Writes ``results/uncertainty.csv`` (a l
 other names are kept) and ``results/uncertainty_bins.csv`` (ten bins of equal size by standard deviation). Quantities:
 the force on an atom (length of the error vector), the total energy, and the energy relative to the mean of all
 conformations of the molecule. For comparison, a guess that needs no ensemble: the length of the force in place of its
-standard deviation. (``stage 1 and stage 2``, ``stage 4 and stage 5`` in the results are stages of the shipped checkpoint,
-the fifth being the last.)
+standard deviation. (``stage 1 and stage 2``, ``stage 4 and stage 5`` in the results are stages of the shipped
+checkpoint, the fifth being the last.)
 """
 
 from __future__ import annotations
