@@ -46,7 +46,7 @@ def check_agreement(model: ConsistentModel, source: Mol | StructureBatch, *, lev
     where = f"noise of {SIGMA:g} Angstrom on the relaxed structure"
     return [
         _check("optimality consistency", left / before, 0.5, f"energy that denoising leaves of the {where}"),
-        _check("score consistency", 1 - cosine, 0.75, f"1 - cosine of score and force, {where}"),
+        _check("score consistency", 1 - cosine, 0.8, f"1 - cosine of score and force, {where}"),
     ]
 
 
