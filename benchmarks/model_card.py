@@ -97,28 +97,36 @@ def short_figures() -> str:
     return "\n".join(lines)
 
 
+PEER = "AIMNet2 (1 network)"
+
+
+def speeds(name: str) -> dict[tuple[str, int, str], tuple[float, float]]:
+    """Milliseconds, and their ratio to ours, by system, number of atoms and method."""
+    with (HERE / "speed/results" / name).open(newline="") as file:
+        return {
+            (r["system"], int(r["atoms"]), r["method"]): (float(r["ms"]), float(r["ratio_to_ours"]))
+            for r in csv.DictReader(file)
+        }
+
+
 def speed_figures() -> str:
     """Times beside AIMNet2, as ratios."""
-    with (HERE / "speed/results/summary.csv").open(newline="") as file:
-        rows = {(r["system"], int(r["atoms"]), r["method"]): float(r["ratio_to_ours"]) for r in csv.DictReader(file)}
-    peer = "AIMNet2 (1 network)"
+    found = speeds("summary.csv")
+    one, large, batch = (found[system, n, PEER][1] for system, n in (("molecule", 21), ("molecule", 89), ("batch", 21)))
     return (
-        f"Energies and forces of one molecule of 21 atoms on one core: {peer} takes {rows['molecule', 21, peer]:.1f} "
-        f"times as long, of 89 atoms {rows['molecule', 89, peer]:.1f} times, of a batch of 256 "
-        f"{rows['batch', 21, peer]:.1f} times (`benchmarks/speed/results/`)."
+        f"Energies and forces of one molecule of 21 atoms on one core: {PEER} takes {one:.1f} "
+        f"times as long, of 89 atoms {large:.1f} times, of a batch of 256 "
+        f"{batch:.1f} times (`benchmarks/speed/results/`)."
     )
 
 
 def cuda_figures() -> dict[str, str]:
     """Times on a GPU, and AIMNet2's as a share of ours."""
-    with (HERE / "speed/results/cuda.csv").open(newline="") as file:
-        rows = {(r["system"], int(r["atoms"]), r["method"]): r for r in csv.DictReader(file)}
-    one, peer = rows["molecule", 21, "ours"], rows["molecule", 21, "AIMNet2 (1 network)"]
-    box = rows["water box", 20577, "ours"]
+    found = speeds("cuda.csv")
     return {
-        "cuda_one": f"{float(one['ms']):.0f}",
-        "cuda_ratio": f"{100 * float(peer['ratio_to_ours']):.0f}%",
-        "cuda_box": f"{float(box['ms']):.0f}",
+        "cuda_one": f"{found['molecule', 21, 'ours'][0]:.0f}",
+        "cuda_ratio": f"{100 * found['molecule', 21, PEER][1]:.0f}%",
+        "cuda_box": f"{found['water box', 20577, 'ours'][0]:.0f}",
     }
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from consistent_calc.checks import Check, single
-from consistent_calc.diffusion.noise import centered_noise
+from consistent_calc.diffusion.noise import noised
+from consistent_calc.diffusion.samplers import denoise_once
 from consistent_calc.losses.frozen import FrozenEnergy, frozen
 from consistent_calc.losses.optimality import gap_loss
 from consistent_calc.losses.score import score
@@ -37,16 +38,17 @@ def check_agreement(model: ConsistentModel, source: Mol | StructureBatch, *, lev
         level: level of theory of the energy, by default the model's first.
     """
     relaxed = relax(model, single(source), level=level, fmax=0.01).batch.to(model.device, model.dtype)
-    noisy, denoised = _denoised(model, relaxed)
+    noisy = _noisy(relaxed)
+    denoised = denoise_once(model, noisy, SIGMA)
     judge = frozen(model)
     energy = FrozenEnergy(judge, relaxed, judge.level_index(level))
     with torch.no_grad():
-        left, before = (float(gap_loss(energy, x, relaxed.positions)) for x in (denoised, noisy))
-    cosine = float(score_force_cosines(model, relaxed, level=level)[0])
+        left, before = (float(gap_loss(energy, x, relaxed.positions)) for x in (denoised, noisy.positions))
+    cosine = float(_cosines(model, noisy, denoised, level)[0])
     where = f"noise of {SIGMA:g} Angstrom on the relaxed structure"
     return [
-        _check("optimality consistency", left / before, 0.5, f"energy that denoising leaves of the {where}"),
-        _check("score consistency", 1 - cosine, 0.8, f"1 - cosine of score and force, {where}"),
+        Check("optimality consistency", left / before, 0.5, "", f"energy that denoising leaves of the {where}"),
+        Check("score consistency", 1 - cosine, 0.8, "", f"1 - cosine of score and force, {where}"),
     ]
 
 
@@ -66,27 +68,24 @@ def score_force_cosines(model: ConsistentModel, minima: StructureBatch, *, level
     """
     if minima.n_graphs == 0:
         return torch.zeros(0, dtype=torch.float64)
-    noisy, denoised = _denoised(model, minima)
-    sigma = torch.full_like(minima.charge.to(noisy), SIGMA)
-    graph = minima.graph.to(noisy.device)
-    forces = model.predict(minima.with_positions(noisy.to(minima.positions)), level=level).forces
+    noisy = _noisy(minima.to(model.device, model.dtype))
+    return _cosines(model, noisy, denoise_once(model, noisy, SIGMA), level)
+
+
+def _noisy(structures: StructureBatch) -> StructureBatch:
+    """Displaced by noise of :data:`SIGMA`, the same for every structure."""
+    seeds = [0] * structures.n_graphs
+    return structures.with_positions(noised(structures.positions, structures.graph, SIGMA, seeds))
+
+
+def _cosines(model: ConsistentModel, noisy: StructureBatch, denoised: Tensor, level: str | None) -> Tensor:
+    """See :func:`score_force_cosines`; ``noisy`` is on the device and in the dtype of the model."""
+    forces = model.predict(noisy, level=level).forces
     assert forces is not None
-    a, b = score(denoised, noisy, sigma, graph).double(), forces.to(noisy.device).double()
+    sigma = torch.full_like(noisy.charge, SIGMA)
+    a, b = score(denoised, noisy.positions, sigma, noisy.graph).double(), forces.double()
 
     def dot(x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(minima.n_graphs).index_add(0, graph, (x * y).sum(1))
+        return x.new_zeros(noisy.n_graphs).index_add(0, noisy.graph, (x * y).sum(1))
 
     return (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).cpu()
-
-
-def _denoised(model: ConsistentModel, structures: StructureBatch) -> tuple[Tensor, Tensor]:
-    """Noisy and denoised positions on the device and in the dtype of the model; every structure has the same noise."""
-    moved = structures.to(model.device, model.dtype)
-    noise = centered_noise(structures.graph.cpu(), [0] * structures.n_graphs).to(moved.positions)
-    noisy = moved.with_positions(moved.positions + SIGMA * noise)
-    with torch.no_grad():
-        return noisy.positions, model.denoise(noisy, torch.full_like(moved.charge, SIGMA))
-
-
-def _check(name: str, value: float, threshold: float, detail: str) -> Check:
-    return Check(name, value <= threshold, value, threshold, "", detail)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consistent_calc.diffusion.noise import centered_noise
+from consistent_calc.diffusion.noise import noised
+from consistent_calc.diffusion.samplers import denoise_once
 from consistent_calc.model import ConsistentModel, Prediction
 from consistent_calc.structures import StructureBatch
 
@@ -40,7 +41,6 @@ class Check:
 
     Attributes:
         name: what was checked.
-        passed: whether ``value`` is at most ``threshold``; NaN fails.
         value: the largest deviation found.
         threshold: the largest deviation allowed.
         unit: of both.
@@ -48,11 +48,15 @@ class Check:
     """
 
     name: str
-    passed: bool
     value: float
     threshold: float
     unit: str
     detail: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether ``value`` is at most ``threshold``; NaN fails."""
+        return self.value <= self.threshold
 
     def __str__(self) -> str:
         mark = "pass" if self.passed else "FAIL"
@@ -132,7 +136,7 @@ def check_forces(model: ConsistentModel, source: Source, *, level: str | None = 
     numeric = (energies[..., 1] - energies[..., 0]) / (2 * STEP)
     deviation = _largest(numeric - _forces(_predict(model, batch, level))[probed])
     # A wrong sign or factor shows as an error of the size of the forces, a discontinuity as one of 1e-3 and more.
-    return _check("forces", deviation, 1e-5, "eV/Angstrom", f"finite differences of the energy of {n_probed} atoms")
+    return Check("forces", deviation, 1e-5, "eV/Angstrom", f"finite differences of the energy of {n_probed} atoms")
 
 
 def check_stress(model: ConsistentModel, source: Source, *, level: str | None = None) -> Check:
@@ -152,7 +156,7 @@ def check_stress(model: ConsistentModel, source: Source, *, level: str | None = 
     assert stress is not None
     analytic = stress[0].reshape(-1)[[0, 4, 8, 5, 2, 1]]
     # 1e-6 eV/Angstrom^3 is 0.2 MPa.
-    return _check("stress", _largest(numeric - analytic), 1e-6, "eV/Angstrom^3", "finite differences of strain")
+    return Check("stress", _largest(numeric - analytic), 1e-6, "eV/Angstrom^3", "finite differences of strain")
 
 
 # ---------------------------------------------------------------------- symmetries
@@ -174,7 +178,7 @@ def check_translation(model: ConsistentModel, source: Source, *, level: str | No
     shift = batch.positions.new_tensor([3.1, -17.7, 41.3])
     moved = _predict(model, batch.with_positions(batch.positions + shift), level)
     deviation = _deviation(moved, _predict(model, batch, level))
-    return _check("translation", deviation, ROUNDING, "eV, eV/Angstrom", "moved by 45 Angstrom")
+    return Check("translation", deviation, ROUNDING, "eV, eV/Angstrom", "moved by 45 Angstrom")
 
 
 def check_permutation(model: ConsistentModel, source: Source, *, level: str | None = None) -> Check:
@@ -185,7 +189,7 @@ def check_permutation(model: ConsistentModel, source: Source, *, level: str | No
     reference = _predict(model, batch, level)
     expected = replace(reference, forces=_forces(reference)[order])
     deviation = _deviation(_predict(model, permuted, level), expected)
-    return _check("permutation", deviation, ROUNDING, "eV, eV/Angstrom", "atoms in another order")
+    return Check("permutation", deviation, ROUNDING, "eV, eV/Angstrom", "atoms in another order")
 
 
 def _check_orthogonal(
@@ -195,7 +199,7 @@ def _check_orthogonal(
     reference = _predict(model, batch, level)
     expected = replace(reference, forces=_forces(reference) @ matrix)
     deviation = _deviation(_predict(model, _transformed(batch, matrix), level), expected)
-    return _check(name, deviation, ROUNDING, "eV, eV/Angstrom", "energy and forces of the transformed structure")
+    return Check(name, deviation, ROUNDING, "eV, eV/Angstrom", "energy and forces of the transformed structure")
 
 
 # ---------------------------------------------------------------------- locality
@@ -209,7 +213,7 @@ def check_batch(model: ConsistentModel, source: Source, *, level: str | None = N
     together = _predict(model, StructureBatch.concatenate([compressed, batch, atom]), level)
     middle = replace(together, energy=together.energy[1:2], forces=_forces(together).split(batch.n_atoms)[1])
     deviation = _deviation(middle, _predict(model, batch, level))
-    return _check("batch", deviation, ROUNDING, "eV, eV/Angstrom", "alone and between two other structures")
+    return Check("batch", deviation, ROUNDING, "eV, eV/Angstrom", "alone and between two other structures")
 
 
 def check_additivity(model: ConsistentModel, source: Source, *, level: str | None = None) -> Check:
@@ -225,7 +229,7 @@ def check_additivity(model: ConsistentModel, source: Source, *, level: str | Non
     )
     alone, both = _predict(model, batch, level), _predict(model, pair, level)
     expected = replace(alone, energy=2 * alone.energy, forces=_forces(alone).repeat(2, 1))
-    return _check("additivity", _deviation(both, expected), ROUNDING, "eV, eV/Angstrom", "two distant copies")
+    return Check("additivity", _deviation(both, expected), ROUNDING, "eV, eV/Angstrom", "two distant copies")
 
 
 def check_cutoff(model: ConsistentModel, source: Source, *, level: str | None = None) -> Check:
@@ -247,7 +251,7 @@ def check_cutoff(model: ConsistentModel, source: Source, *, level: str | None = 
             )
         )
     inside, outside = (_predict(model, b, level) for b in pair)
-    return _check(
+    return Check(
         "cutoff", _deviation(inside, outside), 1e-6, "eV, eV/Angstrom", f"an atom crossing {model.cutoff:g} Angstrom"
     )
 
@@ -259,7 +263,7 @@ def check_charge_sum(model: ConsistentModel, source: Source, *, level: str | Non
     """Partial charges add up to the total charge."""
     batch = single(source)
     total = _predict(model, batch, level).charges.sum()
-    return _check("charge sum", float((total - batch.charge[0]).abs()), ROUNDING, "e", "sum minus total charge")
+    return Check("charge sum", float((total - batch.charge[0]).abs()), ROUNDING, "e", "sum minus total charge")
 
 
 def check_energy_drift(
@@ -297,9 +301,7 @@ def check_energy_drift(
         dynamics.run(1)
         energies.append(atoms.get_total_energy())
     slope = linregress(np.arange(len(energies)) * timestep * 1e-3, energies).slope / len(atoms)
-    return _check(
-        "energy drift", abs(float(slope)), 1e-3, "eV/atom/ps", f"{n_steps * timestep:g} fs at constant energy"
-    )
+    return Check("energy drift", abs(float(slope)), 1e-3, "eV/atom/ps", f"{n_steps * timestep:g} fs at constant energy")
 
 
 # ---------------------------------------------------------------------- the structure head
@@ -311,7 +313,7 @@ def check_denoiser_motion(model: ConsistentModel, source: Source, *, sigma: floa
     rotation, shift = _rotation(), batch.positions.new_tensor([7.0, -2.0, 11.0])
     moved = _denoise(model, batch.with_positions(batch.positions @ rotation + shift), sigma)
     deviation = _largest(moved - (_denoise(model, batch, sigma) @ rotation + shift))
-    return _check("denoiser motion", deviation, ROUNDING, "Angstrom", f"rotated and moved input at noise {sigma:g}")
+    return Check("denoiser motion", deviation, ROUNDING, "Angstrom", f"rotated and moved input at noise {sigma:g}")
 
 
 def check_denoiser_reflection(model: ConsistentModel, source: Source, *, sigma: float = 0.3) -> Check:
@@ -324,14 +326,10 @@ def check_denoiser_reflection(model: ConsistentModel, source: Source, *, sigma: 
     mirror = _reflection()
     reflected = replace(batch, positions=batch.positions @ mirror, stereo=stereo)
     deviation = _largest(_denoise(model, reflected, sigma) - _denoise(model, batch, sigma) @ mirror)
-    return _check("denoiser reflection", deviation, ROUNDING, "Angstrom", "mirror image with inverted centres")
+    return Check("denoiser reflection", deviation, ROUNDING, "Angstrom", "mirror image with inverted centres")
 
 
 # ---------------------------------------------------------------------- parts
-
-
-def _check(name: str, value: float, threshold: float, unit: str, detail: str) -> Check:
-    return Check(name, value <= threshold, value, threshold, unit, detail)
 
 
 def _double(model: ConsistentModel) -> ConsistentModel:
@@ -354,9 +352,7 @@ def _energies(model: ConsistentModel, structures: Sequence[StructureBatch], leve
 
 
 def _denoise(model: ConsistentModel, batch: StructureBatch, sigma: float) -> Tensor:
-    with torch.no_grad():
-        on_device = batch.to(model.device)
-        return _double(model).denoise(on_device, torch.full_like(on_device.charge, sigma)).cpu()
+    return denoise_once(_double(model), batch.to(model.device), sigma).cpu()
 
 
 def _forces(prediction: Prediction) -> Tensor:
@@ -397,4 +393,4 @@ def _open(batch: StructureBatch) -> StructureBatch:
 
 
 def _noised(batch: StructureBatch, sigma: float) -> StructureBatch:
-    return batch.with_positions(batch.positions + sigma * centered_noise(batch.graph, [0]).to(batch.positions))
+    return batch.with_positions(noised(batch.positions, batch.graph, sigma, [0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -187,11 +188,26 @@ class ConsistentModel(nn.Module):
         """
         if torch.is_inference_mode_enabled():  # autograd does not work there, torch.func does
             return self.edge_gradients(vectors, elements, edges, graph, charge, level)
+        gradients, energies, charges = self.edge_gradients_by_autograd(
+            vectors, elements, edges, graph, charge, level, kernels=self._kernels(), create_graph=False
+        )
+        return gradients, energies.detach(), charges.detach()
+
+    def edge_gradients_by_autograd(
+        self, vectors: Tensor, *arguments: Tensor, kernels: Kernels, create_graph: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`edge_gradients`, by any kernels.
+
+        Args:
+            vectors, arguments: of :meth:`atomic`.
+            kernels: how it is computed.
+            create_graph: whether the gradients can be differentiated, which the kernels must allow.
+        """
         with torch.enable_grad():
             leaf = vectors.detach().requires_grad_()
-            energies, charges = self.atomic(leaf, elements, edges, graph, charge, level, self._kernels())
-            (gradients,) = torch.autograd.grad(energies.sum(), leaf)
-        return gradients, energies.detach(), charges.detach()
+            energies, charges = partial(self.atomic, kernels=kernels)(leaf, *arguments)
+            (gradients,) = torch.autograd.grad(energies.sum(), leaf, create_graph=create_graph)
+        return gradients, energies, charges
 
     def predict(
         self, batch: StructureBatch, *, level: str | None = None, forces: bool = True, stress: bool = False

@@ -13,15 +13,14 @@ import argparse
 import csv
 from pathlib import Path
 
-import numpy as np
 import torch
-from rdkit import Chem, RDLogger
+from molecule_sets import validation_molecules
+from rdkit import RDLogger
 from rdkit.Chem import Mol
 
 from consistent_calc import StructureBatch, load_model
 from consistent_calc.conformers.generate import with_conformers
 from consistent_calc.conformers.stereo import GeometryCheck
-from consistent_calc.data import Split, Store
 from consistent_calc.diffusion.samplers import from_noise
 from consistent_calc.model import ConsistentModel
 
@@ -29,14 +28,6 @@ N_MOLECULES, ATTEMPTS, STEPS = 24, 2, 16
 #: Where sampling goes on after the prior, Angstrom; a model without a prior starts from Gaussian noise of 8.
 LEVELS = (1.0, 1.5, 2.0)
 SHIPPED = Path("base")
-
-
-def molecules(path: Path) -> list[Mol]:
-    """Random validation molecules."""
-    smiles = np.random.default_rng(0).permutation(Store(path).read(Split.VALIDATION).smiles)
-    mols = (Chem.MolFromSmiles(str(s)) for s in smiles)
-    found = (Chem.AddHs(m) for m in mols if m is not None)
-    return [m for m, _ in zip(found, range(N_MOLECULES), strict=False)]
 
 
 def outcomes(model: ConsistentModel, mols: list[Mol], sigma_max: float) -> list[str | None]:
@@ -61,7 +52,7 @@ def main() -> None:
         model = load_model(None if checkpoint == SHIPPED else checkpoint)
         levels = (8.0,) if model.config.prior_level is None else LEVELS
         for name in ("qm9", "organic"):
-            mols = molecules(arguments.data / f"{name}.h5")
+            mols = [entry.mol for entry in validation_molecules(arguments.data / f"{name}.h5", N_MOLECULES)]
             for level in levels:
                 found = outcomes(model, mols, level)
                 counts = [found.count(None), found.count("bonds_changed"), found.count("stereo_changed"), len(found)]

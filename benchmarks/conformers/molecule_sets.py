@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from rdkit import Chem
 
 from consistent_calc import StructureBatch
+from consistent_calc.conformers import MoleculeInput, read_molecules
 from consistent_calc.data import Split, Store
 
 N_QM9 = 500
@@ -43,6 +45,14 @@ class Task:
     def key(self) -> str:
         """What marks it as done."""
         return f"{self.set} {self.name} {self.seed}"
+
+
+def validation_molecules(path: Path, limit: int, min_heavy: int = 1) -> list[MoleculeInput]:
+    """Random molecules of the validation side of a store, on which settings are chosen."""
+    smiles = np.random.default_rng(0).permutation(Store(path).read(Split.VALIDATION).smiles)
+    prepared = (entry for s in smiles for entry in read_molecules([str(s)]))
+    large = (e for e in prepared if e.mol is not None and e.mol.GetNumHeavyAtoms() >= min_heavy)
+    return list(itertools.islice(large, limit))
 
 
 def qm9_tasks(path: Path, limit: int, seed: int) -> Iterator[Task]:

@@ -20,25 +20,18 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from methods import OPTIONS, Outcome, etkdg, mmff, ours, with_model, with_positions
+from molecule_sets import validation_molecules
 from rdkit import RDLogger
 
 from consistent_calc import ConsistentModel, StructureBatch, load_model
-from consistent_calc.conformers import MoleculeInput, generate, read_molecules
-from consistent_calc.data import Split, Store
+from consistent_calc.conformers import MoleculeInput, generate
 from consistent_calc.errors import ConformerError
 from consistent_calc.units import KCAL_PER_MOL
 
 #: Seeds for each sample, denoising steps, guiding steps.
 SETTINGS = ((1, 8, 4), (1, 4, 8), (2, 4, 8), (3, 4, 8))
-MIN_HEAVY = {"qm9": 1, "organic": 20}
-
-
-def molecules(path: Path, limit: int) -> list[MoleculeInput]:
-    """Random molecules of the validation side."""
-    smiles = np.random.default_rng(0).permutation(Store(path).read(Split.VALIDATION).smiles)
-    prepared = (entry for s in smiles for entry in read_molecules([str(s)]))
-    large = (e for e in prepared if e.mol is not None and e.mol.GetNumHeavyAtoms() >= MIN_HEAVY[path.stem])
-    return [entry for entry, _ in zip(large, range(limit), strict=False)]
+#: Store, molecules, and heavy atoms that they have at least.
+SETS = (("qm9", 24, 1), ("organic", 8, 20))
 
 
 def run(entry: MoleculeInput, setting: tuple[int, int, int] | None, model: ConsistentModel) -> Outcome:
@@ -74,8 +67,8 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load_model()
     rows = []
-    for name, limit in (("qm9", 24), ("organic", 8)):
-        entries = molecules(arguments.data / f"{name}.h5", limit)
+    for name, limit, min_heavy in SETS:
+        entries = validation_molecules(arguments.data / f"{name}.h5", limit, min_heavy)
         found = np.array([[numbers(entry, s, model) for entry in entries] for s in (*SETTINGS, None)])
         above = found[:, :, 1] - np.nanmin(found[:, :, 1], axis=0)
         for setting, values, gaps in zip((*SETTINGS, None), found, above, strict=True):

@@ -74,3 +74,8 @@ def centered(x: Tensor, graph: Tensor, n_graphs: int) -> Tensor:
 def centered_noise(graph: Tensor, seeds: Sequence[int]) -> Tensor:
     """The first draw of :func:`standard_normal` without translation: of mean zero in every structure."""
     return centered(standard_normal(graph, seeds), graph, len(seeds))
+
+
+def noised(positions: Tensor, graph: Tensor, sigma: float, seeds: Sequence[int]) -> Tensor:
+    """Positions ``[n_atoms, 3]`` displaced by :func:`centered_noise` of one level, Angstrom."""
+    return positions + sigma * centered_noise(graph, seeds).to(positions)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from consistent_calc.diffusion.noise import centered_noise, sampling_levels, standard_normal
+from consistent_calc.diffusion.noise import centered_noise, noised, sampling_levels, standard_normal
 from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.structures import StructureBatch
 
@@ -26,6 +26,12 @@ class Denoiser(Protocol):
     def prior_level(self) -> float | None: ...
 
     def denoise(self, batch: StructureBatch, sigma: Tensor) -> Tensor: ...
+
+
+def denoise_once(model: Denoiser, batch: StructureBatch, sigma: float) -> Tensor:
+    """The denoiser's estimate ``[n_atoms, 3]`` for structures that all have one noise level, without a gradient."""
+    with torch.no_grad():
+        return model.denoise(batch, torch.full_like(batch.charge, sigma))
 
 
 def refine(
@@ -52,7 +58,7 @@ def refine(
     Returns:
         ``[n_atoms, 3]``, clean positions, in the dtype of the batch.
     """
-    x = batch.positions + sigma_start * centered_noise(batch.graph, seeds).to(batch.positions.dtype)
+    x = noised(batch.positions, batch.graph, sigma_start, seeds)
     return _flow(model, batch, x, sampling_levels(sigma_start, sigma_end, n_steps).tolist())
 
 
@@ -84,9 +90,7 @@ def from_noise(
         return _flow(model, batch, x, sampling_levels(start, sigma_end, n_steps, rho=7.0).tolist())
     # The first draw of the seeds is left to the noise added afterwards.
     prior = batch.with_positions(harmonic_positions(batch, standard_normal(batch.graph, seeds, draw=1)))
-    with torch.no_grad():
-        estimate = model.denoise(prior, torch.full_like(batch.charge, model.prior_level))
-        first = batch.with_positions(_finite(estimate, prior.positions, batch))
+    first = batch.with_positions(_finite(denoise_once(model, prior, model.prior_level), prior.positions, batch))
     if n_steps == 1:
         return first.positions
     start = sigma_max or AFTER_PRIOR
@@ -101,8 +105,7 @@ def _flow(model: Denoiser, batch: StructureBatch, x: Tensor, levels: list[float]
     """
 
     def slope(positions: Tensor, sigma: float) -> Tensor:
-        denoised = model.denoise(batch.with_positions(positions), torch.full_like(batch.charge, sigma))
-        return (positions - denoised) / sigma
+        return (positions - denoise_once(model, batch.with_positions(positions), sigma)) / sigma
 
     with torch.no_grad():
         for sigma, lower in itertools.pairwise(levels):

@@ -15,27 +15,39 @@ from torch import Tensor
 
 from consistent_calc.nn.edges import edge_functions as plain_functions
 from consistent_calc.nn.fused import compiled
-from consistent_calc.nn.radial import ORDER, BesselBasis
+from consistent_calc.nn.radial import ORDER, BesselBasis, envelope_coefficients
 
 SQRT3, SQRT5, SQRT15 = 3**0.5, 5**0.5, 15**0.5
+#: Given to the kernels as an argument: numba would not notice a change of a global and keep what it has compiled.
+ENVELOPE = (ORDER, *envelope_coefficients())
 
 
 @compiled
-def _forward(vectors, cutoff, order, radial, harmonics):  # type: ignore[no-untyped-def]
-    # Scalars are Python floats, so in double precision: the sines come from a recurrence.
+def _geometry(vector, cutoff, envelope):  # type: ignore[no-untyped-def]
+    """Direction, length, and the normalized envelope at it with its derivative.
+
+    Scalars are Python floats, so in double precision: the sines come from a recurrence.
+    """
+    order, a, b, c = envelope
+    x, y, z = float(vector[0]), float(vector[1]), float(vector[2])
+    d = np.sqrt(x * x + y * y + z * z)
+    q, norm, slope = min(d / cutoff, 1.0), np.sqrt(2 / cutoff), 0.0
+    if d < cutoff:
+        slope = norm * q ** (order - 1) * (order * a + q * ((order + 1) * b + q * (order + 2) * c)) / cutoff
+    return x / d, y / d, z / d, d, norm * (1 + q**order * (a + q * (b + q * c))), slope
+
+
+@compiled
+def _forward(vectors, cutoff, envelope, radial, harmonics):  # type: ignore[no-untyped-def]
     size = radial.shape[1]
-    a, b, c = -(order + 1) * (order + 2) / 2, order * (order + 2), -order * (order + 1) / 2
     for e in range(len(vectors)):
-        x, y, z = float(vectors[e, 0]), float(vectors[e, 1]), float(vectors[e, 2])
-        d = np.sqrt(x * x + y * y + z * z)
-        q = min(d / cutoff, 1.0)
-        factor = (1 + q**order * (a + q * (b + q * c))) * np.sqrt(2 / cutoff) / d
+        x, y, z, d, height, _ = _geometry(vectors[e], cutoff, envelope)
+        factor = height / d
         angle = np.pi * d / cutoff
         twice, before, sine = 2 * np.cos(angle), 0.0, np.sin(angle)
         for n in range(size):
             radial[e, n] = factor * sine
             before, sine = sine, twice * sine - before
-        x, y, z = x / d, y / d, z / d
         harmonics[e, 0], harmonics[e, 1], harmonics[e, 2] = SQRT3 * x, SQRT3 * y, SQRT3 * z
         harmonics[e, 3], harmonics[e, 4] = SQRT15 * x * z, SQRT15 * x * y
         harmonics[e, 5] = SQRT5 * (y * y - (x * x + z * z) / 2)
@@ -43,18 +55,10 @@ def _forward(vectors, cutoff, order, radial, harmonics):  # type: ignore[no-unty
 
 
 @compiled
-def _backward(vectors, cutoff, order, on_radial, on_harmonics, out):  # type: ignore[no-untyped-def]
+def _backward(vectors, cutoff, envelope, on_radial, on_harmonics, out):  # type: ignore[no-untyped-def]
     size = on_radial.shape[1]
-    a, b, c = -(order + 1) * (order + 2) / 2, order * (order + 2), -order * (order + 1) / 2
     for e in range(len(vectors)):
-        x, y, z = float(vectors[e, 0]), float(vectors[e, 1]), float(vectors[e, 2])
-        d = np.sqrt(x * x + y * y + z * z)
-        q = min(d / cutoff, 1.0)
-        norm = np.sqrt(2 / cutoff)
-        envelope = norm * (1 + q**order * (a + q * (b + q * c)))
-        slope = 0.0
-        if d < cutoff:
-            slope = norm * q ** (order - 1) * (order * a + q * ((order + 1) * b + q * (order + 2) * c)) / cutoff
+        x, y, z, d, height, slope = _geometry(vectors[e], cutoff, envelope)
         angle = np.pi * d / cutoff
         first_cosine = np.cos(angle)
         twice, before, sine = 2 * first_cosine, 0.0, np.sin(angle)
@@ -62,10 +66,9 @@ def _backward(vectors, cutoff, order, on_radial, on_harmonics, out):  # type: ig
         along = 0.0  # derivative with respect to the distance
         for n in range(size):
             turn = (n + 1) * np.pi / cutoff * cosine
-            along += on_radial[e, n] * ((slope - envelope / d) * sine + envelope * turn) / d
+            along += on_radial[e, n] * ((slope - height / d) * sine + height * turn) / d
             before, sine = sine, twice * sine - before
             cosine_before, cosine = cosine, twice * cosine - cosine_before
-        x, y, z = x / d, y / d, z / d
         g = on_harmonics[e]
         gx = SQRT3 * g[0] + SQRT15 * (z * g[3] + y * g[4] - x * g[7]) - SQRT5 * x * g[5]
         gy = SQRT3 * g[1] + SQRT15 * (x * g[4] + z * g[6]) + 2 * SQRT5 * y * g[5]
@@ -80,7 +83,7 @@ class _EdgeFunctions(torch.autograd.Function):
     def forward(ctx: Any, vectors: Tensor, cutoff: float, size: int) -> tuple[Tensor, Tensor]:
         array = vectors.detach().contiguous().numpy()
         radial, harmonics = np.empty((len(array), size), array.dtype), np.empty((len(array), 8), array.dtype)
-        _forward(array, cutoff, ORDER, radial, harmonics)
+        _forward(array, cutoff, ENVELOPE, radial, harmonics)
         ctx.array, ctx.cutoff = array, cutoff
         return torch.from_numpy(radial), torch.from_numpy(harmonics)
 
@@ -88,7 +91,9 @@ class _EdgeFunctions(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, on_radial: Tensor, on_harmonics: Tensor) -> tuple[Tensor, None, None]:
         out = np.empty_like(ctx.array)
-        _backward(ctx.array, ctx.cutoff, ORDER, *(g.contiguous().numpy() for g in (on_radial, on_harmonics)), out)
+        _backward(
+            ctx.array, ctx.cutoff, ENVELOPE, on_radial.contiguous().numpy(), on_harmonics.contiguous().numpy(), out
+        )
         return torch.from_numpy(out), None, None
 
 

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 ORDER = 6
 
 
+def envelope_coefficients(p: int = ORDER) -> tuple[float, float, float]:
+    """``a, b, c`` of the envelope ``1 + x^p (a + b x + c x^2)``, see :func:`polynomial_cutoff`."""
+    return -(p + 1) * (p + 2) / 2, float(p * (p + 2)), -p * (p + 1) / 2
+
+
 def polynomial_cutoff(distance: Tensor, cutoff: float, p: int = ORDER) -> Tensor:
     """Envelope that goes from 1 at zero to 0 at the cutoff, where its first two derivatives vanish too.
 
@@ -25,7 +30,7 @@ def polynomial_cutoff(distance: Tensor, cutoff: float, p: int = ORDER) -> Tensor
         The same shape; exactly 0 at and beyond the cutoff.
     """
     x = (distance / cutoff).clamp(max=1.0)
-    a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
+    a, b, c = envelope_coefficients(p)
     return 1 + x**p * (a + x * (b + x * c))
 
 

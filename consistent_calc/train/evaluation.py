@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.diffusion.noise import centered, standard_normal
 from consistent_calc.diffusion.prior import harmonic_positions
+from consistent_calc.diffusion.samplers import denoise_once
 from consistent_calc.elements import symbol
 from consistent_calc.errors import DataError
 from consistent_calc.losses.frozen import FrozenEnergy, frozen
@@ -188,7 +189,7 @@ def evaluate_structure(
         noise = centered(normal, clean.graph, clean.n_graphs).to(clean.positions)
         for k, sigma in enumerate(sigmas):
             noisy = clean.positions + sigma * noise
-            denoised = _denoised(model, clean, noisy, sigma)
+            denoised = denoise_once(model, clean.with_positions(noisy), sigma)
             totals[f"denoised_rmsd_{sigma:g}_A"] += _sum_rmsd(denoised, clean) / len(indices)
             if k == 0:
                 gap, apart = _disagreement(judge, clean, noisy, denoised, sigma)
@@ -199,14 +200,9 @@ def evaluate_structure(
             prior = harmonic_positions(clean, normal)
             aligned = align(clean.positions, prior, clean.graph, clean.n_graphs)
             matched = clean.with_positions(match_equivalent(aligned, prior, equivalent_sets(clean)))
-            denoised = _denoised(model, clean, prior, model.prior_level)
+            denoised = denoise_once(model, clean.with_positions(prior), model.prior_level)
             totals["denoised_rmsd_prior_A"] += _sum_rmsd(denoised, matched) / len(indices)
     return dict(totals)
-
-
-def _denoised(model: ConsistentModel, clean: StructureBatch, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
-    with torch.no_grad():
-        return model.denoise(clean.with_positions(noisy), torch.full_like(clean.charge, sigma))
 
 
 def _disagreement(

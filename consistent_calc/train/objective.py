@@ -120,13 +120,6 @@ class Objective:
         return torch.stack(weighted).sum()
 
 
-def _edge_gradients(
-    model: ConsistentModel, kernels: Kernels, vectors: Tensor, *arguments: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As :meth:`ConsistentModel.edge_gradients`, by autograd; differentiable where gradients are enabled."""
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        leaf = vectors.detach().requires_grad_()
-        energies, charges = partial(model.atomic, kernels=kernels)(leaf, *arguments)
-        (gradients,) = torch.autograd.grad(energies.sum(), leaf, create_graph=differentiable)
-    return gradients, energies, charges
+def _edge_gradients(model: ConsistentModel, kernels: Kernels, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As :meth:`ConsistentModel.edge_gradients`; differentiable where gradients are enabled."""
+    return model.edge_gradients_by_autograd(*arguments, kernels=kernels, create_graph=torch.is_grad_enabled())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset, Labels
+from consistent_calc.diffusion.samplers import denoise_once
 from consistent_calc.errors import InvalidStructureError
 from consistent_calc.losses.structure import denoising_loss
 from consistent_calc.model import ConsistentModel
@@ -160,8 +161,6 @@ def drift(start: ConsistentModel, model: ConsistentModel, structures: StructureB
 def _denoised_distance(start: ConsistentModel, model: ConsistentModel, some: StructureBatch, seed: int) -> Tensor:
     """Distances ``[n_atoms]`` in Angstrom between what two structure heads make of the same noise of 0.3 Angstrom."""
     clean = some.to(model.device, model.dtype)
-    sigma = torch.full_like(clean.charge, 0.3)
     normal = torch.randn(clean.n_atoms, 3, generator=torch.Generator().manual_seed(seed)).to(clean.positions)
     noisy = clean.with_positions(clean.positions + 0.3 * normal)
-    with torch.no_grad():
-        return (start.denoise(noisy, sigma) - model.denoise(noisy, sigma)).norm(dim=1)
+    return (denoise_once(start, noisy, 0.3) - denoise_once(model, noisy, 0.3)).norm(dim=1)
