@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ SAME_ENERGY = 0.05
 
 @dataclass(frozen=True)
 class Judges:
-    """What energies are taken from.
+    """What energies of one molecule are taken from.
 
     Attributes:
         model: our level.
@@ -35,6 +35,14 @@ class Judges:
     minima: Engine
     single: Engine
     relaxes: bool
+    _minima: dict[bytes, tuple[Array, float] | None] = field(default_factory=dict, init=False)
+
+    def minimum(self, mol: Chem.Mol, x: Array) -> tuple[Array, float] | None:
+        """:func:`methods.gfn2_minimum`, once for a structure that several methods share."""
+        key = x.tobytes()
+        if key not in self._minima:
+            self._minima[key] = gfn2_minimum(mol, x, self.minima)
+        return self._minima[key]
 
 
 def measure(
@@ -82,9 +90,9 @@ def _energies(mol: Chem.Mol, outcome: Outcome, judges: Judges) -> dict[str, Any]
         "gfn2_at_own_best": _single(mol, relaxed.batch.positions.numpy(), judges.single),
     }
     if judges.relaxes:
-        first, minimum = _single(mol, outcome.raw[0], judges.single), gfn2_minimum(mol, outcome.raw[0], judges.minima)
+        first, minimum = _single(mol, outcome.raw[0], judges.single), judges.minimum(mol, outcome.raw[0])
         found["strain"] = None if minimum is None or first is None else first - minimum[1]
-        minimum = gfn2_minimum(mol, best, judges.minima)
+        minimum = judges.minimum(mol, best)
         found["gfn2_best"] = None if minimum is None else minimum[1]
         last = _single(mol, best, judges.single)
         found["strain_final"] = None if minimum is None or last is None else last - minimum[1]

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from rdkit.Chem.rdForceFieldHelpers import MMFFHasAllMoleculeParams, MMFFOptimiz
 
 from consistent_calc import ConsistentModel, StructureBatch, relax
 from consistent_calc.conformers import ConformerOptions, MoleculeInput
+from consistent_calc.conformers.deduplicate import unique_conformers
 from consistent_calc.conformers.generate import derived_seed, n_samples, relax_samples, with_conformers
 from consistent_calc.conformers.sample import draw_samples
 from consistent_calc.conformers.stream import sampling_error, start
@@ -35,6 +36,8 @@ from consistent_calc.units import KCAL_PER_MOL
 Array = NDArray[np.float64]
 
 METHODS = ("etkdg", "mmff", "gfn2", "etkdg_ours", "mmff_ours", "seeds", "noise")
+#: Those of them that the package's generator makes.
+GENERATED = ("seeds", "noise")
 #: Options with which the generator makes ten samples, and their number for the other methods.
 OPTIONS = ConformerOptions(n=6)
 N_SAMPLES = n_samples(OPTIONS)
@@ -66,9 +69,12 @@ class Outcome:
 
 
 def run_methods(
-    entry: MoleculeInput, seed: int, model: ConsistentModel, gfn2: Engine, gfn2_samples: int
+    entry: MoleculeInput, seed: int, wanted: Collection[str], model: ConsistentModel, gfn2: Engine, gfn2_samples: int
 ) -> dict[str, Outcome]:
-    """All methods for one molecule (gfn2 only with samples for it); a failed one has no structures and a reason."""
+    """The wanted methods for one molecule (gfn2 only with samples for it); a failed one has a reason and no structures.
+
+    Those that another one starts from run too, but are not in the result unless they are wanted.
+    """
     assert entry.mol is not None
     out: dict[str, Outcome] = {}
 
@@ -83,15 +89,17 @@ def run_methods(
         out[name].seconds = time.perf_counter() - begin + (base.seconds if base else 0.0)
 
     mol = entry.mol
-    add("etkdg", lambda: etkdg(entry, seed))
-    add("mmff", lambda: mmff(mol, out["etkdg"]), out["etkdg"])
-    if gfn2_samples:
+    if set(wanted) - set(GENERATED):
+        add("etkdg", lambda: etkdg(entry, seed))
+        add("mmff", lambda: mmff(mol, out["etkdg"]), out["etkdg"])
+    if "gfn2" in wanted and gfn2_samples:
         add("gfn2", lambda: with_gfn2(mol, out["mmff"], gfn2, gfn2_samples), out["mmff"])
-    add("etkdg_ours", lambda: with_model(mol, out["etkdg"], model), out["etkdg"])
-    add("mmff_ours", lambda: with_model(mol, out["mmff"], model), out["mmff"])
-    for name in ("seeds", "noise"):
+    for name in {"etkdg_ours", "mmff_ours"} & set(wanted):
+        base = out[name.removesuffix("_ours")]
+        add(name, lambda base=base: with_model(mol, base, model), base)
+    for name in set(GENERATED) & set(wanted):
         add(name, lambda name=name: ours(entry, replace(OPTIONS, method=name, seed=seed), model))
-    return out
+    return {name: outcome for name, outcome in out.items() if name in wanted}
 
 
 def etkdg(entry: MoleculeInput, seed: int) -> Outcome:
@@ -118,15 +126,16 @@ def mmff(mol: Chem.Mol, seeds: Outcome) -> Outcome:
 
 
 def with_gfn2(mol: Chem.Mol, start_from: Outcome, engine: Engine, limit: int) -> Outcome:
-    """The lowest samples of another method, relaxed with GFN2-xTB."""
+    """The lowest samples of another method, each minimum once, relaxed with GFN2-xTB."""
     assert start_from.energies is not None
-    rows = np.argsort(start_from.energies)[:limit]
+    energies = start_from.energies * KCAL_PER_MOL
+    rows = unique_conformers(with_positions(mol, start_from.final), energies, rmsd=0.05, energy_window=0.05)[:limit]
     labels = [gfn2_minimum(mol, start_from.final[k], engine) for k in rows]
     kept = [k for k, label in enumerate(labels) if label is not None]
     if not kept:
         raise ConformerError("No sample was relaxed by GFN2-xTB.", "not_converged")
     final = np.stack([labels[k][0] for k in kept])
-    return Outcome(start_from.final[rows[kept]], final, np.array([labels[k][1] for k in kept]))
+    return Outcome(start_from.final[[rows[k] for k in kept]], final, np.array([labels[k][1] for k in kept]))
 
 
 def gfn2_minimum(mol: Chem.Mol, x: Array, engine: Engine) -> tuple[Array, float] | None:

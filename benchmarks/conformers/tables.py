@@ -95,9 +95,19 @@ METRICS: dict[str, tuple[Callable[[Row], float], Callable[..., Any]]] = {
 }
 
 
+def read_records(log: Path) -> list[Row]:
+    """One record a molecule and seed; methods of later lines are added to those of earlier ones, or replace them."""
+    records: dict[str, Row] = {}
+    for line in log.read_text().splitlines():
+        record = json.loads(line)
+        methods = records.get(record["key"], {}).get("methods", {}) | record.get("methods", {})
+        records[record["key"]] = record | ({"methods": methods} if methods else {})
+    return list(records.values())
+
+
 def read_rows(log: Path) -> dict[str, dict[str, dict[str, list[Row]]]]:
     """``rows[set][method][molecule]``: one row a seed, with the pooled best of all methods and seeds."""
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = read_records(log)
     pooled: dict[str, dict[str, float]] = defaultdict(dict)
     for record in records:
         best = pooled[f"{record['set']} {record['name']}"]
@@ -145,7 +155,7 @@ def write_tables(log: Path, results: Path) -> None:
                 if not found:
                     continue
                 summary[name, method, metric] = (*bootstrap(np.array(list(found.values())), statistic), len(found))
-                shared = [k for k in found if k in values[REFERENCE]]
+                shared = [k for k in found if k in values.get(REFERENCE, {})]
                 if method != REFERENCE and shared:
                     pairs = np.array([found[k] - values[REFERENCE][k] for k in shared])
                     differences.append((name, method, metric, *bootstrap(pairs, np.nanmean), len(shared)))

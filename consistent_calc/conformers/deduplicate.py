@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Conformers whose energies differ by more (kcal/mol) are different minima whatever their RMSD (hydroxyl rotamers).
 ENERGY_WINDOW = 0.1
+#: Norm of the displacements (Angstrom) below which conformers are taken to lead to the same minimum.
+SAME_BASIN = 0.7
 #: Bound on the atom permutations that are tried; three CF3 groups alone have 216.
 MAX_MATCHES = 2000
 
@@ -24,6 +27,17 @@ def heavy_atoms(mol: Mol) -> Mol:
     parameters: Any = Chem.RemoveHsParameters()  # RDKit's stubs give its attributes a wrong type
     parameters.showWarnings = False
     return Chem.RemoveHs(mol, parameters)
+
+
+def without_carbon_hydrogens(mol: Mol) -> Mol:
+    """A copy with the hydrogens that tell rotamers apart (hydroxyl, amine), without the others."""
+    out = Chem.RWMol(mol)
+    out.BeginBatchEdit()
+    for atom in mol.GetAtoms():
+        if atom.GetAtomicNum() == 1 and all(n.GetAtomicNum() == 6 for n in atom.GetNeighbors()):
+            out.RemoveAtom(atom.GetIdx())
+    out.CommitBatchEdit()
+    return out.GetMol()
 
 
 def best_rmsd(mol: Mol, first: int, second: int) -> float:
@@ -52,7 +66,22 @@ def unique_conformers(
     Returns:
         Indices of the chosen conformers, by rising energy.
     """
-    copy, window = heavy_atoms(mol), energy_window * KCAL_PER_MOL
+    return _unique(heavy_atoms(mol), energies, rmsd, energy_window * KCAL_PER_MOL)
+
+
+def different_basins(mol: Mol, energies: Sequence[float], *, energy_window: float = math.inf) -> list[int]:
+    """Chooses among conformers that are not yet relaxed one for each minimum that they seem to lead to.
+
+    Args and result as in :func:`unique_conformers`. Two conformers seem to lead to the same minimum if the square root
+    of the summed squared displacements of their atoms is below :data:`SAME_BASIN`. Unlike the mean, the sum shows a
+    turned hydroxyl group in a large molecule as well as in a small one.
+    """
+    copy = without_carbon_hydrogens(mol)
+    rmsd = SAME_BASIN / math.sqrt(max(copy.GetNumAtoms(), 1))
+    return _unique(copy, energies, rmsd, energy_window * KCAL_PER_MOL)
+
+
+def _unique(copy: Mol, energies: Sequence[float], rmsd: float, window: float) -> list[int]:
     kept: list[int] = []
     for i in sorted(range(len(energies)), key=lambda i: energies[i]):
         near = (j for j in reversed(kept) if energies[i] - energies[j] < window)

@@ -21,7 +21,7 @@ from rdkit.Chem import rdDistGeom
 from torch import Tensor
 
 from consistent_calc.agreement import score_force_cosines
-from consistent_calc.conformers.deduplicate import best_rmsd, heavy_atoms, unique_conformers
+from consistent_calc.conformers.deduplicate import best_rmsd, different_basins, heavy_atoms, unique_conformers
 from consistent_calc.conformers.input import MoleculeInput
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
 from consistent_calc.conformers.result import ConformerEnsemble, conformer_positions
@@ -43,6 +43,8 @@ MORE = 4
 CANDIDATES = 3
 #: Where samples come from: ETKDG seeds that are refined, or noise, in many steps or in one.
 METHODS = ("seeds", "noise", "denoising")
+#: One group of seeds of so many may have cis amides.
+FREE_AMIDES = 3
 #: Seeds that are made together. If the first ones all fail, the others are not tried.
 GROUP = 4
 
@@ -145,6 +147,8 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     for use_random_coordinates in (False, True):
         parameters.useRandomCoords = use_random_coordinates
         for first in range(0, wanted, GROUP):
+            # Amides are nearly always trans, but now and then cis is the lowest; some seeds are free to be either.
+            parameters.forceTransAmides = first // GROUP % FREE_AMIDES > 0
             parameters.randomSeed = derived_seed(options.seed, entry.smiles, f"etkdg {first}")
             _embed_seeds(mol, min(GROUP, wanted - first), parameters)
             causes.update(_failure_causes(parameters))
@@ -167,7 +171,16 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     if counts["embedded"] == 0:
         raise _embedding_error(causes, counts, options)
     renumber(mol)
+    if n_seeds(options) > n_samples(options):
+        mol = _without_alike(mol, counts)
     return Samples(entry, mol, counts, notes)
+
+
+def _without_alike(mol: Mol, counts: Counter[str]) -> Mol:
+    """Leaves one of the seeds that seem to lead to the same minimum; those of rigid molecules are all alike."""
+    different = different_basins(mol, [0.0] * mol.GetNumConformers())
+    counts["alike"] = mol.GetNumConformers() - len(different)
+    return with_conformers(mol, [conformer_positions(mol)[k] for k in different])
 
 
 def without_seeds(entry: MoleculeInput, options: ConformerOptions) -> Samples:

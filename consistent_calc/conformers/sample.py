@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from consistent_calc.conformers.deduplicate import unique_conformers
+from consistent_calc.conformers.deduplicate import different_basins
 from consistent_calc.conformers.generate import (
     ConformerOptions,
     Samples,
@@ -33,9 +33,8 @@ NOISE_STEPS = 16
 ROUNDS = 3
 #: Steps along the forces after which candidates are compared.
 SCREENING = 3
-#: Samples closer than this before their relaxation (heavy-atom RMSD in Angstrom, energy in kcal/mol) are taken to lead
-#: to the same minimum.
-SAME_BASIN = (0.25, 1.0)
+#: Alike samples whose energies then differ by more than this (kcal/mol) may still lead to different minima.
+SAME_ENERGY = 1.0
 
 
 def draw_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
@@ -52,7 +51,8 @@ def draw_samples(model: ConsistentModel, batch: Sequence[Samples], options: Conf
         many = [s for s in sampled if s.mol.GetNumConformers() > n_samples(options)]
         for samples, energies in zip(many, follow_forces(model, many, options, SCREENING), strict=True):
             keep_lowest(samples, energies, n_samples(options))
-        follow_forces(model, sampled, options, options.guidance)
+        for samples, energies in zip(sampled, follow_forces(model, sampled, options, options.guidance), strict=True):
+            keep_lowest(samples, energies, n_samples(options))
 
 
 def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
@@ -141,21 +141,18 @@ def follow_forces(
 
 
 def keep_lowest(samples: Samples, energies: Sequence[float], wanted: int) -> None:
-    """Leaves the samples that are lowest in energy, different ones first.
+    """Leaves the samples that are lowest in energy, one for each minimum that they seem to lead to.
 
     Args:
         samples: of one molecule.
         energies: of its conformers, eV; NaN counts as high.
         wanted: how many are left at most.
     """
-    if len(energies) <= wanted:
-        return
     known = [e if math.isfinite(e) else math.inf for e in energies]
-    distinct = unique_conformers(samples.mol, known, rmsd=SAME_BASIN[0], energy_window=SAME_BASIN[1])
-    others = sorted(set(range(len(known))) - set(distinct), key=known.__getitem__)
+    distinct = different_basins(samples.mol, known, energy_window=SAME_ENERGY)
     positions = conformer_positions(samples.mol)
-    samples.mol = with_conformers(samples.mol, [positions[k] for k in (*distinct, *others)[:wanted]])
-    samples.counts["screened"] += len(known) - wanted
+    samples.mol = with_conformers(samples.mol, [positions[k] for k in distinct[:wanted]])
+    samples.counts["screened"] += len(known) - samples.mol.GetNumConformers()
 
 
 def _parts(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:

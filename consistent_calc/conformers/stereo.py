@@ -8,7 +8,7 @@ import torch
 from rdkit import Chem, rdBase
 from torch import Tensor
 
-from consistent_calc.molgraph import bond_table, stereo_satisfied, stereo_table
+from consistent_calc.molgraph import bond_table, signed_volumes, stereo_satisfied, stereo_table
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -36,6 +36,15 @@ def perceived_smiles(mol: Mol) -> list[str]:
     return out
 
 
+def _inverted(positions: Tensor, center: int, neighbors: list[int]) -> bool:
+    """Whether a center lies outside the tetrahedron of its four neighbors."""
+    if len(neighbors) != 4:
+        return False
+    corners = [[center if k == moved else other for k, other in enumerate(neighbors)] for moved in range(4)]
+    volumes = signed_volumes(positions, torch.tensor([neighbors, *corners]))
+    return bool((volumes[1:] * volumes[0] <= 0).any())
+
+
 class GeometryCheck:
     """Compares geometries with one molecule.
 
@@ -47,6 +56,11 @@ class GeometryCheck:
         self.mol = Chem.Mol(mol)
         self.mol.RemoveAllConformers()
         self._stereo = stereo_table(mol)
+        self._centers = [
+            (atom.GetIdx(), [n.GetIdx() for n in atom.GetNeighbors()])
+            for atom in mol.GetAtoms()
+            if atom.GetChiralTag() in _CHIRAL and atom.GetDegree() in (3, 4)
+        ]
         table, n = Chem.GetPeriodicTable(), mol.GetNumAtoms()
         radii = torch.tensor([table.GetRcovalent(a.GetAtomicNum()) for a in mol.GetAtoms()], dtype=torch.float64)
         self._sums = radii[:, None] + radii[None, :]
@@ -76,9 +90,12 @@ class GeometryCheck:
         """Whether every specified centre and double bond has its label.
 
         Two independent readings must agree: the signs of volumes and dihedral angles
-        (:func:`consistent_calc.molgraph.stereo_satisfied`), and RDKit's perception from 3D.
+        (:func:`consistent_calc.molgraph.stereo_satisfied`), and RDKit's perception from 3D. Bridgeheads of strained
+        cages may be inverted, with all neighbors on one side of them; the first reading tells nothing about those.
         """
-        return bool(stereo_satisfied(positions, self._stereo).all()) and self._rdkit_agrees(positions)
+        met = stereo_satisfied(positions, self._stereo)
+        met[: len(self._centers)] |= torch.tensor([_inverted(positions, *c) for c in self._centers], dtype=torch.bool)
+        return bool(met.all()) and self._rdkit_agrees(positions)
 
     def _rdkit_agrees(self, positions: Tensor) -> bool:
         seen = Chem.Mol(self.mol)

@@ -7,7 +7,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
-from consistent_calc.conformers.stereo import GeometryCheck
+from consistent_calc.conformers.stereo import GeometryCheck, _inverted
 
 STEREO = ["C[C@H](N)C(=O)O", "C[C@H](O)[C@@H](F)Cl", "C[S@](=O)c1ccccc1", "O[C@H]1CC[C@@H](C)C1", "C[C@@H]1CN1C"]
 SOUND = [
@@ -102,3 +102,15 @@ def test_broken_formed_and_collapsed_bonds_are_detected():
     formed[3] = x[0] + torch.tensor([0.0, 0.0, 1.3], dtype=x.dtype)
     assert check.problem(formed) == "bonds_changed"
     assert check.problem(x * torch.nan) == "bonds_changed"
+
+
+def test_the_outer_reading_is_not_asked_about_an_inverted_center():
+    mol = Chem.AddHs(Chem.MolFromSmiles("F[C@](Cl)(Br)I"))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
+    x = torch.from_numpy(mol.GetConformer().GetPositions())
+    neighbors = [0, 2, 3, 4]
+    assert not _inverted(x, 1, neighbors)
+    pushed = x.clone()
+    pushed[1] = 1.3 * x[[2, 3, 4]].mean(0) - 0.3 * x[0]  # through the face of the other three
+    assert _inverted(pushed, 1, neighbors)
+    assert not _inverted(x, 1, neighbors[:3])
