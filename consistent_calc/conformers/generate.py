@@ -63,7 +63,7 @@ class ConformerOptions:
     max_steps: int = 500
     denoise: bool = True
     sigma_start: float = 0.3
-    n_steps: int = 4
+    n_steps: int = 3
     guidance: int = 8
     embed_timeout: int = 60
     max_time: float | None = None
