@@ -29,7 +29,7 @@ from consistent_calc.errors import ConformerError
 from consistent_calc.units import KCAL_PER_MOL
 
 #: Seeds for each sample, denoising steps, guiding steps.
-SETTINGS = ((1, 8, 4), (1, 4, 8), (2, 4, 8), (3, 4, 8))
+SETTINGS = ((1, 3, 8), (3, 2, 8), (3, 3, 8), (3, 4, 8))
 #: Store, molecules, and heavy atoms that they have at least.
 SETS = (("qm9", 24, 1), ("organic", 8, 20))
 
