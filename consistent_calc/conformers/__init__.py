@@ -72,7 +72,8 @@ def generate_conformers(
         sigma_start: noise level at which the refinement starts, Angstrom; above 0.4 stereo centres begin to flip.
         n_steps: of the refinement.
         guidance: steps along the model's forces at the end of the refinement, or of the sampling from noise; if there
-            are any, more seeds are refined than relaxed, and those lowest in energy go on.
+            are any, more seeds are refined than relaxed; those that seem to lead to the same minimum are refined once,
+            and those lowest in energy go on.
         embed_timeout: seconds ETKDG may take for each sample.
         max_time: seconds that the seeds of a molecule may take and, again, its relaxation; molecules that share a batch
             share their time. What there is by then is the result; conformers that are not relaxed to ``fmax`` say so.
