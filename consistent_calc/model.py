@@ -17,6 +17,7 @@ from consistent_calc.nn.encoder import Encoder
 from consistent_calc.nn.energy_head import EnergyHead
 from consistent_calc.nn.kernels import PLAIN, Kernels
 from consistent_calc.nn.pairs import graph_pairs
+from consistent_calc.nn.repulsion import short_range_repulsion
 from consistent_calc.nn.structure_head import StructureHead
 from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
 
@@ -231,7 +232,10 @@ class ConsistentModel(nn.Module):
                 gradients, raw, charges = self.detached_edge_gradients(vectors, *arguments)
             else:
                 raw, charges = self.atomic(vectors, *arguments, self._kernels())
-            energies = raw.double() + self.references[levels[batch.graph], elements]
+            repulsion, repulsive_gradients = short_range_repulsion(vectors, batch.numbers, neighbors.edges)
+            if forces or stress:
+                gradients = gradients + repulsive_gradients
+            energies = raw.double() + repulsion + self.references[levels[batch.graph], elements]
             return Prediction(
                 energy=energies.new_zeros(batch.n_graphs).index_add(0, batch.graph, energies),
                 energies=energies,
