@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: A bond longer than this multiple of the sum of the covalent radii is broken.
 BROKEN = 1.35
-#: A bond shorter than this multiple has collapsed, to where the energy was never trained. The shortest true bonds, triple
-#: ones, are at 0.77.
+#: A bond shorter than this multiple has collapsed, to where the energy was never trained. The shortest true bonds,
+#: triple ones, are at 0.77.
 COLLAPSED = 0.6
 #: Atoms closer than this multiple that share no bond have formed one. Bridgeheads of bicyclo[1.1.1]pentane: 1.23.
 FORMED = 1.15

@@ -37,16 +37,21 @@ def short_range_repulsion(vectors: Tensor, numbers: Tensor, edges: Tensor) -> tu
         respect to the edge vectors, eV/Angstrom.
     """
     radii = vectors.new_tensor(COVALENT_RADII)[numbers.clamp(max=len(COVALENT_RADII) - 1)]
-    reach = REACH * (radii[edges[0]] + radii[edges[1]])
-    close = ((vectors * vectors).sum(1) < reach * reach).nonzero()[:, 0]
     energies = torch.zeros(len(numbers), dtype=torch.float64, device=vectors.device)
     gradients = torch.zeros_like(vectors)
+    squared = (vectors * vectors).sum(1)
+    # Few edges are within the longest reach of all, hardly any within their own.
+    close = (squared < (2 * REACH * radii.amax()) ** 2).nonzero()[:, 0] if len(radii) else edges[0]
+    reach = REACH * radii[edges[:, close]].sum(0)
+    inside = squared[close] < reach**2
+    close, reach = close[inside], reach[inside].double()
     if len(close) == 0:
         return energies, gradients
     receiver, sender = edges[:, close]
     vector = vectors[close].double()
-    energy, slope = pair_repulsion(vector.norm(dim=1), numbers[receiver], numbers[sender], reach[close].double())
-    direction = vector / vector.norm(dim=1, keepdim=True)
+    distance = vector.norm(dim=1)
+    energy, slope = pair_repulsion(distance, numbers[receiver], numbers[sender], reach)
+    direction = vector / distance[:, None]
     gradients[close] = (slope[:, None] / 2 * direction).to(vectors.dtype)
     return energies.index_add(0, receiver, energy / 2), gradients
 
