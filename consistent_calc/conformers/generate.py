@@ -1,4 +1,4 @@
-"""From molecules to conformers: ETKDG seeds, relaxation, checks, deduplication and ranking (denoising: ``sample``).
+"""From molecules to conformers: seeds, relaxation, checks, deduplication and ranking (denoising: ``sample``).
 
 Every molecule's random numbers derive from its canonical SMILES and the seed alone, so that its result does not depend
 on what else is in the batch.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from torch import Tensor
 
 from consistent_calc.agreement import score_force_cosines
@@ -45,6 +45,8 @@ CANDIDATES = 3
 METHODS = ("seeds", "noise", "denoising")
 #: One group of seeds of so many may have cis amides.
 FREE_AMIDES = 3
+#: Iterations of MMFF94s for a seed.
+SETTLING = 1000
 #: Seeds that are made together. If the first ones all fail, the others are not tried.
 GROUP = 4
 
@@ -126,7 +128,7 @@ def derived_seed(seed: int, smiles: str, purpose: str) -> int:
 
 
 def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
-    """ETKDGv3 seeds; from random coordinates if distance geometry finds none.
+    """ETKDGv3 seeds, brought to minima of MMFF94s; from random coordinates if distance geometry finds none.
 
     Raises:
         ConformerError: ``embedding_failed`` with RDKit's own counts, ``embedding_timeout``.
@@ -172,8 +174,29 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
         raise _embedding_error(causes, counts, options)
     renumber(mol)
     if n_seeds(options) > n_samples(options):
+        _settle(mol, check, deadline)
         mol = _without_alike(mol, counts)
     return Samples(entry, mol, counts, notes)
+
+
+def _settle(mol: Mol, check: GeometryCheck, deadline: float) -> None:
+    """Brings the seeds to minima of MMFF94s, where it has parameters and until the deadline.
+
+    Its minima are better starting points than ETKDG's geometries, and it costs little: among seeds that have settled,
+    more are alike and the lowest are lower (``benchmarks/conformers/screening.py``).
+    """
+    with rdBase.BlockLogs():
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
+        if properties is None:
+            return
+        for conformer in mol.GetConformers():
+            if time.monotonic() > deadline:
+                return
+            before = conformer.GetPositions()
+            field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties, confId=conformer.GetId())
+            field.Minimize(maxIts=SETTLING)  # which moves the conformer
+            if check.problem(torch.from_numpy(conformer.GetPositions())) is not None:
+                conformer.SetPositions(before)
 
 
 def _without_alike(mol: Mol, counts: Counter[str]) -> Mol:
