@@ -78,9 +78,9 @@ def generate_conformers(
         max_time: seconds that the seeds of a molecule may take and, again, its relaxation; molecules that share a batch
             share their time. What there is by then is the result; conformers that are not relaxed to ``fmax`` say so.
         max_atoms_per_batch: bound on the memory of the relaxation.
-        method: ``"seeds"``: ETKDG geometries, refined (from noise, where ETKDG finds none); ``"noise"``: pure noise, in
-            many steps; ``"denoising"``: pure noise, in a single step (the last two need no ETKDG, and a model trained
-            at high noise).
+        method: ``"seeds"``: ETKDG geometries, brought to minima of MMFF94s where it has parameters, and refined (from
+            noise, where ETKDG finds none); ``"noise"``: pure noise, in many steps; ``"denoising"``: pure noise, in a
+            single step (the last two need no ETKDG, and a model trained at high noise).
 
     Raises:
         MoleculeInputError: the molecule cannot be used; ``error.reason`` tells why.

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem import rdForceFieldHelpers
 
 from consistent_calc import generate_conformers
 from consistent_calc.conformers import ConformerOptions, generate_many, read_molecules
@@ -279,3 +280,17 @@ def test_other_packages(diol):
     assert diol.to_rdkit().GetNumConformers() == len(diol)
     pytest.importorskip("pymatgen.core")
     assert len(diol.to_pymatgen()) == len(diol)
+
+
+def test_seeds_settle_with_the_force_field_unless_it_knows_them_not():
+    settled = embed(next(read_molecules(BUTANE)), ConformerOptions(n=4, seed=1)).mol
+    raw = embed(next(read_molecules(BUTANE)), ConformerOptions(n=4, seed=1, denoise=False)).mol
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(settled, mmffVariant="MMFF94s")
+
+    def largest_force(mol):
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties, confId=0)
+        return max(map(abs, field.CalcGrad()))
+
+    assert largest_force(settled) < 0.1 < 10 < largest_force(raw)  # kcal/mol/Angstrom
+    boronic = embed(next(read_molecules("CB(O)O")), ConformerOptions(n=4, seed=1))  # no parameters for boron
+    assert boronic.mol.GetNumConformers() > 0
