@@ -189,10 +189,14 @@ class ConsistentModel(nn.Module):
         """
         if torch.is_inference_mode_enabled():  # autograd does not work there, torch.func does
             return self.edge_gradients(vectors, elements, edges, graph, charge, level)
-        gradients, energies, charges = self.edge_gradients_by_autograd(
-            vectors, elements, edges, graph, charge, level, kernels=self._kernels(), create_graph=False
-        )
-        return gradients, energies.detach(), charges.detach()
+        arguments = vectors, elements, edges, graph, charge, level
+        if self._kernels() is PLAIN:
+            found = self.edge_gradients_by_autograd(*arguments, kernels=PLAIN, create_graph=False)
+            gradients, energies, charges = (x.detach() for x in found)
+            return gradients, energies, charges
+        from consistent_calc.nn.derivative import edge_gradients
+
+        return edge_gradients(self.encoder, self.energy_head, *arguments)
 
     def edge_gradients_by_autograd(
         self, vectors: Tensor, *arguments: Tensor, kernels: Kernels, create_graph: bool

@@ -1,12 +1,13 @@
 """Energies and forces beside other models that run offline, in one process: milliseconds and ratios.
 
-    pip install tblite
-    pip download --no-deps auto3d==2.3.1 && python -m zipfile -e Auto3D-*.whl auto3d
-    python benchmarks/speed/run.py --aimnet2 auto3d/Auto3D/models/aimnet2_wb97m-d3_0.jpt
+    pip install tblite "setuptools<81"
+    pip download --no-deps auto3d==2.3.1 torchani==2.0
+    python -m zipfile -e Auto3D-*.whl peers && python -m zipfile -e torchani-*.whl peers
+    python benchmarks/speed/run.py --peers peers
 
-Molecules are straight-chain peptides of growing length next to ethanol and aspirin; peers that are not installed are
-left out. Run it on a quiet machine. The methods take turns, and the smallest of the times is reported: other work on
-the machine can only make a time longer.
+Molecules are straight-chain peptides of growing length next to ethanol and aspirin; peers that are not there are left
+out. They run as TorchScript where they can, which is faster. Run it on a quiet machine. The methods take turns, and the
+smallest of the times is reported: other work on the machine can only make a time longer.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import argparse
 import copy
 import csv
 import resource
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +68,10 @@ def without_kernels(model: ConsistentModel, batch: StructureBatch) -> Evaluate:
     return ours(plain, batch)
 
 
-def aimnet2_peers(path: Path | None, device: str) -> dict[str, Callable[[StructureBatch], Evaluate]]:
+def aimnet2_peers(folder: Path, device: str) -> dict[str, Callable[[StructureBatch], Evaluate]]:
     """One AIMNet2 network, for molecules of equal size, in float32 as it comes."""
-    if path is None:
+    path = folder / "Auto3D" / "models" / "aimnet2_wb97m-d3_0.jpt"
+    if not path.exists():
         return {}
     network = torch.jit.load(str(path), map_location=device)
 
@@ -84,6 +88,35 @@ def aimnet2_peers(path: Path | None, device: str) -> dict[str, Callable[[Structu
         return evaluate
 
     return {"AIMNet2 (1 network)": prepare}
+
+
+def ani_peers(folder: Path, device: str) -> dict[str, Callable[[StructureBatch], Evaluate]]:
+    """The eight networks of ANI-1ccx and the one of ANI2xt, for molecules of equal size of their elements."""
+    sys.path.insert(0, str(folder))
+    try:
+        from Auto3D.batch_opt.ANI2xt_no_rep import ANI2xt
+        from torchani.models import ANI1ccx
+    except ImportError:
+        return {}
+
+    def prepare(network: torch.nn.Module, index: dict[int, int] | None, batch: StructureBatch) -> Evaluate:
+        moved = batch.to(device, torch.float32)
+        species = moved.numbers if index is None else torch.tensor([index[z] for z in moved.numbers.tolist()])
+        species = species.to(device).reshape(batch.n_graphs, -1)
+        x = moved.positions.reshape(batch.n_graphs, -1, 3)
+
+        def evaluate() -> Any:
+            leaf = x.clone().requires_grad_()
+            return torch.autograd.grad(network((species, leaf)).energies.sum(), leaf)
+
+        return evaluate
+
+    ccx = torch.jit.script(ANI1ccx(periodic_table_index=True).to(device))
+    xt = ANI2xt(torch.device(device))
+    return {
+        "ANI-1ccx (8 networks)": partial(prepare, ccx, None),
+        "ANI2xt (1 network)": partial(prepare, torch.jit.script(xt.model), xt.periodict2idx),
+    }
 
 
 def gfn2_peers() -> dict[str, Callable[[StructureBatch], Evaluate]]:
@@ -138,7 +171,7 @@ def dynamics(model: ConsistentModel, batch: StructureBatch, steps: int = 200) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=None)
-    parser.add_argument("--aimnet2", type=Path, default=None, help="TorchScript file")
+    parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder of the unpacked wheels")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each system")
@@ -148,7 +181,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = arguments.device
     model = load_model(arguments.checkpoint, device=device)
-    peers = aimnet2_peers(arguments.aimnet2, device) | (gfn2_peers() if device == "cpu" else {})
+    peers = aimnet2_peers(arguments.peers, device) | ani_peers(arguments.peers, device)
+    if device == "cpu":
+        peers |= gfn2_peers()
     rows: list[tuple[Any, ...]] = []
 
     def add(system: str, atoms: int, batch: int, found: dict[str, float]) -> None:

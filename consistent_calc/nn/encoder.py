@@ -97,11 +97,11 @@ class Encoder(nn.Module):
             features = [x + dx for x, dx in zip(features, received, strict=True)]
             features = [x + dx for x, dx in zip(features, update(features), strict=True)]
             if k == 0:
-                features[0] = features[0] + self._spread_charge(features[0], graph, charge)
+                features[0] = features[0] + self.spread_charge(features[0], graph, charge)
         return features
 
-    def _spread_charge(self, scalars: Tensor, graph: Tensor, charge: Tensor) -> Tensor:
-        """Embeds the total charge on the atoms that attract it.
+    def spread_charge(self, scalars: Tensor, graph: Tensor, charge: Tensor) -> Tensor:
+        """Embeds the total charge on the atoms that attract it; to be added to the scalars.
 
         A softmax over each structure, on features that know the first neighbor shell, places the charge; nothing is
         added at zero charge, so distant neutral molecules stay independent.

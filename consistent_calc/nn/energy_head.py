@@ -26,9 +26,6 @@ class EnergyHead(nn.Module):
     def forward(self, scalars: Tensor, graph: Tensor, charge: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Interaction energies and partial charges.
 
-        The charges are a raw prediction plus a share of what is missing to the total charge, as in the
-        neutralisation of AIMNet2 (Anstine, Zubatyuk, Isayev 2025), with learned positive weights.
-
         Args:
             scalars: ``[n_atoms, features]``.
             graph: int64 ``[n_atoms]``.
@@ -41,8 +38,23 @@ class EnergyHead(nn.Module):
         """
         x = self.normalize(scalars)
         energies = self.readout(self.hidden(x)).gather(1, level[graph][:, None])[:, 0]
-        raw, weight = self.charges(x).unbind(1)
+        return energies, self.neutralize(self.charges(x), graph, charge)
+
+    @staticmethod
+    def neutralize(charges: Tensor, graph: Tensor, charge: Tensor) -> Tensor:
+        """Partial charges: a raw prediction plus a share of what is missing to the total charge.
+
+        As in the neutralisation of AIMNet2 (Anstine, Zubatyuk, Isayev 2025), with learned positive weights.
+
+        Args:
+            charges: ``[n_atoms, 2]``, raw charges and weights.
+            graph, charge: as in :meth:`forward`.
+
+        Returns:
+            ``[n_atoms]`` in e.
+        """
+        raw, weight = charges.unbind(1)
         weight = torch.nn.functional.softplus(weight) + 1e-3
         missing = charge - torch.zeros_like(charge).index_add(0, graph, raw)
         total = torch.zeros_like(charge).index_add(0, graph, weight)
-        return energies, raw + weight * (missing / total)[graph]
+        return raw + weight * (missing / total)[graph]

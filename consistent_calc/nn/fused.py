@@ -1,8 +1,9 @@
-"""The messages of one layer on the CPU without a tensor of the size of all edges: numba kernels, forward and backward.
+"""The messages of one layer on the CPU without a tensor of the size of all edges, as numba kernels.
 
 :func:`consistent_calc.nn.layers.sum_messages` says what is computed; written in torch it is bound by memory, because
 each of its dozen intermediate tensors has a row of some hundred numbers for every edge. Here an edge stays in the
-registers and the first-level cache. For use, not for training: there is a first derivative only.
+registers and the first-level cache. For use, not for training: the only derivative is the first, that of
+:mod:`consistent_calc.nn.derivative`.
 """
 
 from __future__ import annotations
@@ -10,27 +11,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consistent_calc.nn.layers import RelatedFilters, per_degree
 
 #: Sums may be reordered, so that they run in vector registers; NaN and infinity stay what they are.
 REORDER = {"reassoc", "contract", "nsz"}
-#: Edges below which a second thread costs more than it saves.
+#: Edges, or atoms where these are worked on one by one, below which a second thread costs more than it saves.
 EDGES_PER_THREAD = 4000
+ATOMS_PER_THREAD = 500
 
 
 def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Compiled at the first call with its types, in a second or two; kept on disk where that is possible."""
+    # With Python's error model a loop with a division stops at zero, and so cannot run in vector registers.
+    options = partial(njit, nogil=True, fastmath=REORDER, error_model="numpy")
     try:
-        return njit(nogil=True, fastmath=REORDER, cache=True)(function)
+        return options(cache=True)(function)
     except RuntimeError:  # numba found no folder that it may write to
-        return njit(nogil=True, fastmath=REORDER)(function)
+        return options()(function)
 
 
 @compiled
@@ -51,7 +57,7 @@ def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _forward(  # type: ignore[no-untyped-def]
+def forward(  # type: ignore[no-untyped-def]
     first,
     last,
     start,
@@ -94,7 +100,7 @@ def _forward(  # type: ignore[no-untyped-def]
                 second_weights = filters[a + width : a + 2 * width]
                 for _ in range(2 * degree + 1):
                     y = harmonics[e, h]
-                    there = features[j, row - f0 : row - f0 + width]
+                    there = features[j, row : row + width]
                     here = total[row : row + width]
                     if with_features:
                         for c in range(width):
@@ -109,7 +115,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @compiled
 def _products(slope, weight, out):  # type: ignore[no-untyped-def]
-    """``out = weight @ slope``, four rows at a time."""
+    """Adds ``weight @ slope`` to ``out``, four rows at a time."""
     n, k = len(weight), 0
     while k + 4 <= n:
         d0 = d1 = d2 = d3 = weight.dtype.type(0)
@@ -119,18 +125,21 @@ def _products(slope, weight, out):  # type: ignore[no-untyped-def]
             d1 += x * weight[k + 1, c]
             d2 += x * weight[k + 2, c]
             d3 += x * weight[k + 3, c]
-        out[k], out[k + 1], out[k + 2], out[k + 3] = d0, d1, d2, d3
+        out[k] += d0
+        out[k + 1] += d1
+        out[k + 2] += d2
+        out[k + 3] += d3
         k += 4
     while k < n:
         dot = weight.dtype.type(0)
         for c in range(slope.size):
             dot += slope[c] * weight[k, c]
-        out[k] = dot
+        out[k] += dot
         k += 1
 
 
 @compiled
-def _backward(  # type: ignore[no-untyped-def]
+def backward(  # type: ignore[no-untyped-def]
     first,
     last,
     start,
@@ -172,8 +181,8 @@ def _backward(  # type: ignore[no-untyped-def]
                 for _ in range(2 * degree + 1):
                     y = sign * harmonics[e, h]
                     there = g[row : row + width]
-                    x = features[i, row - f0 : row - f0 + width]
-                    gx = grad_features[i, row - f0 : row - f0 + width]
+                    x = features[i, row : row + width]
+                    gx = grad_features[i, row : row + width]
                     dot = weight.dtype.type(0)
                     for c in range(width):
                         first_slope[c] += y * there[c]
@@ -182,7 +191,7 @@ def _backward(  # type: ignore[no-untyped-def]
                         for c in range(width):
                             second_slope[c] += x[c] * there[c]
                             gx[c] += there[c] * second_weights[c]
-                    grad_harmonics[e, h] = sign * dot
+                    grad_harmonics[e, h] += sign * dot
                     row += width
                     h += 1
                 a += 2 * width
@@ -193,44 +202,30 @@ def _backward(  # type: ignore[no-untyped-def]
             _products(slope, weight, grad_radial[e])
 
 
-class _SumMessages(torch.autograd.Function):
-    """The kernels as an operation that autograd can go through once."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, node: Tensor, radial: Tensor, harmonics: Tensor, features: Tensor, rest: tuple[Any, ...]
-    ) -> Tensor:
-        start, sender, weight, widths, related = rest
-        arrays = [x.detach().contiguous().numpy() for x in (radial, weight, harmonics, node, features)]
-        out = np.zeros((len(node), int(widths[0]) + features.shape[1]), arrays[0].dtype)
-        # In the first layer the features of higher degree are zero, and constants.
-        with_features = ctx.needs_input_grad[3] or bool(arrays[-1].any())
-        _in_threads(_forward, start, (sender, *arrays, widths, with_features, *related, out))
-        ctx.arguments = start, (sender, *arrays, widths, with_features)
-        return torch.from_numpy(out)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        start, inputs = ctx.arguments
-        _, radial, _, harmonics, node, features, *_ = inputs
-        out = np.empty_like(radial), np.empty_like(harmonics), np.zeros_like(node), np.zeros_like(features)
-        _in_threads(_backward, start, (*inputs, grad.contiguous().numpy(), *out))
-        grad_radial, grad_harmonics, grad_node, grad_features = map(torch.from_numpy, out)
-        return grad_node, grad_radial, grad_harmonics, grad_features, None
-
-
-def _in_threads(kernel: Any, start: Any, arguments: tuple[Any, ...]) -> None:
-    """Runs a kernel on ranges of receiving atoms with about equally many edges each."""
+def over_edges(kernel: Any, start: NDArray[np.int64], *arguments: Any) -> None:
+    """Runs a kernel on ranges of receiving atoms with about equally many edges each, in as many threads as torch."""
     n_atoms, n_edges = len(start) - 1, int(start[-1])
-    n_threads = max(1, min(torch.get_num_threads(), n_edges // EDGES_PER_THREAD))
-    if n_threads == 1:
+    n_threads = min(torch.get_num_threads(), n_edges // EDGES_PER_THREAD)
+    if n_threads <= 1:
         kernel(0, n_atoms, start, *arguments)
-        return
-    inner = np.searchsorted(start, np.linspace(0, n_edges, n_threads + 1)[1:-1])
-    bounds = [0, *inner.tolist(), n_atoms]
-    with ThreadPoolExecutor(n_threads) as pool:
-        for future in [pool.submit(kernel, a, b, start, *arguments) for a, b in itertools.pairwise(bounds)]:
+    else:
+        inner = np.searchsorted(start, np.linspace(0, n_edges, n_threads + 1)[1:-1])
+        _in_threads(kernel, [0, *inner.tolist(), n_atoms], start, *arguments)
+
+
+def over_atoms(kernel: Any, n_atoms: int, *arguments: Any) -> None:
+    """Runs a kernel on equal ranges of atoms, in as many threads as torch."""
+    n_threads = min(torch.get_num_threads(), n_atoms // ATOMS_PER_THREAD)
+    if n_threads <= 1:
+        kernel(0, n_atoms, *arguments)
+    else:
+        _in_threads(kernel, [n_atoms * k // n_threads for k in range(n_threads + 1)], *arguments)
+
+
+def _in_threads(kernel: Any, bounds: list[int], *arguments: Any) -> None:
+    """Runs a kernel on ``bounds[0]`` to ``bounds[1]``, ``bounds[1]`` to ``bounds[2]`` and so on at once."""
+    with ThreadPoolExecutor(len(bounds) - 1) as pool:
+        for future in [pool.submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds)]:
             future.result()
 
 
@@ -243,20 +238,27 @@ def sum_messages(
     features: list[Tensor],
     edges: Tensor,
 ) -> list[Tensor]:
-    """As :func:`consistent_calc.nn.layers.sum_messages`, for edges on the CPU that hold both directions of each pair
-    and are sorted by receiver, as those of :func:`consistent_calc.neighbors.neighbor_list`.
-
-    Parameters and the filters of related pairs get no gradient.
+    """As :func:`consistent_calc.nn.layers.sum_messages`, without derivatives, for edges on the CPU that are sorted by
+    receiver, as those of :func:`consistent_calc.neighbors.neighbor_list`.
     """
     receiver, sender = edges
     start = torch.searchsorted(receiver, torch.arange(len(node) + 1)).numpy()
     widths = np.array([features[0].shape[1], *(x.shape[2] for x in features[1:])])
-    if related is None:
-        nothing = weight.new_zeros(0, len(weight))
-        related = RelatedFilters(nothing, sender[:0], nothing.T, nothing, nothing)
-    tables = related.basis, related.weight.T, related.scale, related.shift
-    graph = [x.detach().contiguous().numpy() for x in (related.kinds, *tables)]
-    rest = start, sender.contiguous().numpy(), weight.detach().T, widths, graph
-    flat = torch.cat([x.flatten(1) for x in features[1:]], dim=1)
-    out = _SumMessages.apply(node, radial, torch.cat(harmonics, dim=1), flat, rest)
-    return per_degree(out, features)
+    state = torch.cat([x.flatten(1) for x in features], dim=1)
+    inputs = radial, weight.T, torch.cat(harmonics, dim=1), node, state
+    arrays = [x.detach().contiguous().numpy() for x in (sender, *inputs)]
+    tables = unrelated(arrays[2])
+    if related is not None:
+        found = related.kinds, related.basis, related.weight.T, related.scale, related.shift
+        tables = tuple(x.detach().contiguous().numpy() for x in found)
+    out = np.zeros_like(arrays[-1])
+    # In the first layer of the energy the features of higher degree are zero.
+    with_features = bool(arrays[-1][:, widths[0] :].any())
+    over_edges(forward, start, *arrays, widths, with_features, *tables, out)
+    return per_degree(torch.from_numpy(out), features)
+
+
+def unrelated(weight: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """What :func:`forward` takes for the graph of a molecule where there is none: kinds, basis, weights and tables."""
+    nothing = weight[:0]
+    return np.empty(0, np.int64), nothing.T, nothing, nothing, nothing

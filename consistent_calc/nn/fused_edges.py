@@ -1,13 +1,11 @@
 """Radial functions and spherical harmonics on the CPU as one numba kernel, forward and backward.
 
-In torch they are a hundred small operations, which for a single molecule take longer than the layers' arithmetic. As in
-:mod:`consistent_calc.nn.fused` there is a first derivative only.
+In torch they are a hundred small operations, which for a single molecule take longer than the layers' arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,8 @@ from consistent_calc.nn.edges import edge_functions as plain_functions
 from consistent_calc.nn.fused import compiled
 from consistent_calc.nn.radial import ORDER, BesselBasis, envelope_coefficients
 
+#: Degrees of the harmonics that the kernels know.
+DEGREES = [1, 2]
 SQRT3, SQRT5, SQRT15 = 3**0.5, 5**0.5, 15**0.5
 #: Given to the kernels as an argument: numba would not notice a change of a global and keep what it has compiled.
 ENVELOPE = (ORDER, *envelope_coefficients())
@@ -78,28 +78,34 @@ def _backward(vectors, cutoff, envelope, on_radial, on_harmonics, out):  # type:
         out[e, 0], out[e, 1], out[e, 2] = gx / d + inward * x, gy / d + inward * y, gz / d + inward * z
 
 
-class _EdgeFunctions(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, cutoff: float, size: int) -> tuple[Tensor, Tensor]:
-        array = vectors.detach().contiguous().numpy()
-        radial, harmonics = np.empty((len(array), size), array.dtype), np.empty((len(array), 8), array.dtype)
-        _forward(array, cutoff, ENVELOPE, radial, harmonics)
-        ctx.array, ctx.cutoff = array, cutoff
-        return torch.from_numpy(radial), torch.from_numpy(harmonics)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, on_radial: Tensor, on_harmonics: Tensor) -> tuple[Tensor, None, None]:
-        out = np.empty_like(ctx.array)
-        _backward(
-            ctx.array, ctx.cutoff, ENVELOPE, on_radial.contiguous().numpy(), on_harmonics.contiguous().numpy(), out
-        )
-        return torch.from_numpy(out), None, None
-
-
 def edge_functions(vectors: Tensor, basis: BesselBasis, degrees: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """As :func:`consistent_calc.nn.edges.edge_functions`, on the CPU; the kernels know degrees 1 and 2."""
-    if list(degrees) != [1, 2]:
-        return plain_functions(vectors, basis, degrees)
-    radial, harmonics = _EdgeFunctions.apply(vectors, float(basis.cutoff), basis.size)
-    return radial, [harmonics[:, :3], harmonics[:, 3:]]
+    """As :func:`consistent_calc.nn.edges.edge_functions`, on the CPU and without autograd graph."""
+    if list(degrees) != DEGREES:
+        return plain_functions(vectors.detach(), basis, degrees)
+    array = vectors.detach().contiguous().numpy()
+    radial, harmonics = np.empty((len(array), basis.size), array.dtype), np.empty((len(array), 8), array.dtype)
+    _forward(array, float(basis.cutoff), ENVELOPE, radial, harmonics)
+    found = torch.from_numpy(harmonics)
+    return torch.from_numpy(radial), [found[:, :3], found[:, 3:]]
+
+
+def edge_functions_backward(
+    vectors: Tensor, basis: BesselBasis, degrees: Sequence[int], on_radial: Tensor, on_harmonics: Tensor
+) -> Tensor:
+    """The gradient of the vectors from those of the functions.
+
+    Args:
+        vectors, basis, degrees: of :func:`edge_functions`.
+        on_radial: ``[n_edges, radial_size]``.
+        on_harmonics: ``[n_edges, sum of 2l + 1]``, one degree after the other.
+    """
+    if list(degrees) != DEGREES:
+        by_degree = list(on_harmonics.split([2 * degree + 1 for degree in degrees], dim=1))
+        with torch.enable_grad():
+            leaf = vectors.detach().requires_grad_()
+            radial, harmonics = plain_functions(leaf, basis, degrees)
+        return torch.autograd.grad([radial, *harmonics], leaf, [on_radial, *by_degree])[0]
+    array = vectors.detach().contiguous().numpy()
+    out = np.empty_like(array)
+    _backward(array, float(basis.cutoff), ENVELOPE, on_radial.numpy(), on_harmonics.numpy(), out)
+    return torch.from_numpy(out)

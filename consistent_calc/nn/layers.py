@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+#: Scale below which lengths are smoothed.
+LENGTH_EPS = 1e-2
 
-def norm(x: Tensor, eps: float = 1e-2) -> Tensor:
+
+def norm(x: Tensor, eps: float = LENGTH_EPS) -> Tensor:
     """Smooth length over axis 1: ``sqrt(|x|^2 + eps^2) - eps``, which has all derivatives at zero."""
     return torch.sqrt((x * x).sum(1) + eps * eps) - eps
 

@@ -1,0 +1,228 @@
+"""Energies and their derivative with respect to the edge vectors on the CPU, written by hand.
+
+The same numbers as autograd gives for :meth:`consistent_calc.model.ConsistentModel.atomic`, which for a molecule spends
+most of its time on the way from one of two thousand operations to the next. Here a layer is two kernels
+(:mod:`consistent_calc.nn.fused`, :mod:`consistent_calc.nn.fused_rows`), and two more for its derivative.
+The weights are brought into the form that these take once, and again when they have changed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from consistent_calc.nn import fused, fused_rows
+from consistent_calc.nn.encoder import Encoder
+from consistent_calc.nn.energy_head import EnergyHead
+from consistent_calc.nn.fused import over_atoms, over_edges
+from consistent_calc.nn.fused_edges import edge_functions, edge_functions_backward
+from consistent_calc.nn.layers import LENGTH_EPS, Message, Update
+
+Array = NDArray[Any]
+
+
+class Perceptron:
+    """Weights of two maps with a SiLU between them, for a forward and a backward kernel.
+
+    Args:
+        first, second: the maps.
+        normalization: a layer norm before them; its linear part becomes part of the first map.
+        scale: factor of the output.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, normalization: nn.LayerNorm, scale: float = 1.0) -> None:
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        n = normalization.weight.shape[0]
+        bias = first.bias + first.weight[:, :n] @ normalization.bias
+        weight = torch.cat([first.weight[:, :n] * normalization.weight, first.weight[:, n:]], dim=1)
+        forward = weight.T, bias, second.weight.T * scale, second.bias * scale
+        self.forward = tuple(map(_array, forward))
+        self.backward = tuple(map(_array, (second.weight * scale, weight)))
+
+
+class MessageLayer:
+    """Adds to the state what :class:`consistent_calc.nn.layers.Message` computes."""
+
+    def __init__(self, layer: Message, widths: NDArray[np.int64]) -> None:
+        self.widths = widths
+        self.layers = Perceptron(layer.node[0], layer.node[2], layer.normalize, layer.scale)
+        self.weight = _array(layer.filter.weight.T)
+        self.unrelated = fused.unrelated(self.weight)
+
+    def node(self, state: Array) -> tuple[Array, tuple[Array, ...]]:
+        """The part of the messages that belongs to their senders, and what its derivative needs."""
+        f0, n, dtype = int(self.widths[0]), len(state), state.dtype
+        kept = np.empty((n, f0), dtype), np.empty(n, dtype), np.empty((n, f0), dtype)
+        node = np.empty((n, self.weight.shape[1]), dtype)
+        over_atoms(fused_rows.node, n, f0, state, self.layers.forward, *kept, node)
+        return node, kept
+
+    def __call__(self, state: Array, edges: Edges, node: Array | None = None) -> tuple[Array, tuple[Any, ...]]:
+        """The new state and what :meth:`back` needs; in the first layer ``node`` is known and higher features zero."""
+        first = node is not None
+        node, of_node = (node, ()) if node is not None else self.node(state)
+        inputs = edges.sender, edges.radial, self.weight, edges.harmonics, node, state, self.widths, not first
+        out = state.copy()
+        over_edges(fused.forward, edges.start, *inputs, *self.unrelated, out)
+        return out, (inputs, of_node)
+
+    def back(self, grad: Array, edges: Edges, kept: tuple[Any, ...]) -> Array:
+        """The gradient of the old state, which nobody needs for the first layer; adds to those of the edges."""
+        inputs, of_node = kept
+        out, on_node = grad.copy(), np.zeros_like(inputs[4])
+        over_edges(fused.backward, edges.start, *inputs, grad, edges.on_radial, edges.on_harmonics, on_node, out)
+        if of_node:
+            f0 = int(self.widths[0])
+            over_atoms(fused_rows.node_backward, len(grad), f0, on_node, self.layers.backward, *of_node, out)
+        return out
+
+
+class UpdateLayer:
+    """Adds to the state what :class:`consistent_calc.nn.layers.Update` computes."""
+
+    def __init__(self, layer: Update, widths: NDArray[np.int64]) -> None:
+        self.widths = widths
+        pairs = [torch.cat([*a.parameters(), *b.parameters()]) for a, b in zip(layer.left, layer.right, strict=True)]
+        mlp = Perceptron(layer.mlp[0], layer.mlp[2], layer.normalize)
+        self.forward = tuple(_array(x.T) for x in pairs), mlp.forward, _array(layer.products.weight.T)
+        self.backward = tuple(_array(x) for x in pairs), mlp.backward, _array(layer.products.weight)
+
+    def __call__(self, state: Array) -> tuple[Any, ...]:
+        """Changes the state; gives what :meth:`back` needs."""
+        widths, n, dtype = self.widths, len(state), state.dtype
+        f0, higher = int(widths[0]), int(widths[1:].sum())
+        kept = (
+            tuple(np.empty((n * (2 * degree + 1), 2 * widths[degree]), dtype) for degree in range(1, len(widths))),
+            np.empty((n, higher), dtype),
+            np.empty((n, f0 + 2 * higher), dtype),
+            np.empty((n, f0 + higher), dtype),
+            np.empty(n, dtype),
+            np.empty((n, f0), dtype),
+        )
+        over_atoms(fused_rows.update, n, widths, dtype.type(LENGTH_EPS), state, *self.forward, *kept)
+        return kept
+
+    def back(self, grad: Array, kept: tuple[Any, ...]) -> None:
+        """Turns the gradient of the new state into that of the old one."""
+        eps = grad.dtype.type(LENGTH_EPS)
+        over_atoms(fused_rows.update_backward, len(grad), self.widths, eps, grad, *self.backward, *kept)
+
+
+class Edges:
+    """Edges sorted by receiver, their functions, and the gradients of these."""
+
+    def __init__(self, edges: Tensor, n_atoms: int, radial: Tensor, harmonics: list[Tensor]) -> None:
+        self.sender = edges[1].contiguous().numpy()
+        self.start = np.searchsorted(edges[0].numpy(), np.arange(n_atoms + 1))
+        self.radial = _array(radial)
+        self.harmonics = _array(torch.cat(harmonics, dim=1))
+        self.on_radial = np.zeros_like(self.radial)
+        self.on_harmonics = np.zeros_like(self.harmonics)
+
+
+class Network:
+    """Encoder and energy head in the form for this."""
+
+    def __init__(self, encoder: Encoder, head: EnergyHead) -> None:
+        modules = [*encoder.modules(), *head.modules()]
+        self._places = [(m._parameters, name) for m in modules for name, x in m._parameters.items() if x is not None]
+        self.made_from = self.source()
+        self.widths = np.array(encoder.channels)
+        self.size = sum((2 * degree + 1) * width for degree, width in enumerate(encoder.channels))
+        elements = _array(encoder.elements.weight)
+        self.initial = np.zeros((len(elements), self.size), elements.dtype)
+        self.initial[:, : len(elements[0])] = elements
+        self.messages = [MessageLayer(layer, self.widths) for layer in encoder.messages]  # type: ignore[arg-type]
+        self.updates = [UpdateLayer(layer, self.widths) for layer in encoder.updates]  # type: ignore[arg-type]
+        #: What the first layer says of the elements.
+        self.initial_node = self.messages[0].node(self.initial)[0]
+        hidden = Perceptron(head.hidden[0], head.hidden[2], head.normalize)
+        charges = Perceptron(head.charges[0], head.charges[2], head.normalize)
+        readout = _array(head.readout.weight), _array(head.readout.bias)
+        self.head = hidden.forward, hidden.backward, charges.forward, *readout
+
+    def source(self) -> list[tuple[int, int]]:
+        """Place and version of all weights of the modules; they differ from :attr:`made_from` after any change."""
+        weights = (parameters[name] for parameters, name in self._places)
+        return [(x.data_ptr(), x._version) for x in weights if x is not None]
+
+    def energies(self, state: Array, level: Array) -> tuple[Array, Array, Array]:
+        """Atomic energies and their gradient, raw charges and their weights.
+
+        Args:
+            state: of the last layer.
+            level: int64 ``[n_atoms]``.
+        """
+        energies, charges = np.empty(len(state), state.dtype), np.empty((len(state), 2), state.dtype)
+        grad = np.zeros_like(state)
+        f0 = int(self.widths[0])
+        over_atoms(fused_rows.head, len(state), f0, state, *self.head, level, energies, charges, grad)
+        return energies, grad, charges
+
+
+def _array(x: Tensor) -> Array:
+    """The numbers in order, as kernels take them."""
+    return x.detach().contiguous().numpy()
+
+
+#: Networks by energy head.
+_networks: weakref.WeakKeyDictionary[EnergyHead, Network] = weakref.WeakKeyDictionary()
+
+
+def _network(encoder: Encoder, head: EnergyHead) -> Network:
+    """Made anew when any weight was moved, replaced or changed in place."""
+    network = _networks.get(head)
+    if network is None or network.source() != network.made_from:
+        network = _networks[head] = Network(encoder, head)
+    return network
+
+
+@torch.no_grad()
+def edge_gradients(
+    encoder: Encoder,
+    head: EnergyHead,
+    vectors: Tensor,
+    elements: Tensor,
+    edges: Tensor,
+    graph: Tensor,
+    charge: Tensor,
+    level: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :meth:`consistent_calc.model.ConsistentModel.edge_gradients`, for edges on the CPU with both directions of
+    each pair, sorted by receiver, as those of :func:`consistent_calc.neighbors.neighbor_list`.
+
+    The derivative of one direction of a pair may be given to the other; the sums that make forces and stress are right.
+    """
+    network = _network(encoder, head)
+    f0 = encoder.channels[0]
+    functions = vectors, encoder.radial, encoder.degrees
+    found = Edges(edges, len(elements), *edge_functions(*functions))
+    rows = elements.numpy()
+    state, node = network.initial[rows], network.initial_node[rows]
+    kept = []
+    spread = None
+    for k, (message, update) in enumerate(zip(network.messages, network.updates, strict=True)):
+        state, of_message = message(state, found, node if k == 0 else None)
+        kept.append((of_message, update(state)))
+        if k == 0 and bool(charge.any()):
+            scalars = torch.from_numpy(state)[:, :f0]
+            with torch.enable_grad():
+                before = scalars.clone().requires_grad_()
+                spread = encoder.spread_charge(before, graph, charge)
+            scalars += spread
+    energies, grad, charges = network.energies(state, level[graph].numpy())
+    for k, (of_message, of_update) in reversed(list(enumerate(kept))):
+        if k == 0 and spread is not None:
+            on_scalars = torch.from_numpy(grad)[:, :f0]
+            on_scalars += torch.autograd.grad(spread, before, on_scalars)[0]
+        network.updates[k].back(grad, of_update)
+        grad = network.messages[k].back(grad, found, of_message)
+    on_functions = torch.from_numpy(found.on_radial), torch.from_numpy(found.on_harmonics)
+    gradients = edge_functions_backward(*functions, *on_functions)
+    return gradients, torch.from_numpy(energies), head.neutralize(torch.from_numpy(charges), graph, charge)
