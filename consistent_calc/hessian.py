@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from consistent_calc.model import forces_from_edges
+from consistent_calc.forces import forces_from_edges
 from consistent_calc.structures import StructureBatch
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from consistent_calc.errors import ConfigurationError
-from consistent_calc.model import ConsistentModel, forces_from_edges
+from consistent_calc.forces import forces_from_edges
+from consistent_calc.model import ConsistentModel
 from consistent_calc.neighbors import neighbor_list
 from consistent_calc.structures import StructureBatch
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from consistent_calc.errors import ConfigurationError
+from consistent_calc.forces import forces_from_edges
 from consistent_calc.losses.labels import charge_loss, energy_loss, vector_loss
 from consistent_calc.losses.structure import denoising_loss
-from consistent_calc.model import ConsistentModel, forces_from_edges
+from consistent_calc.model import ConsistentModel
 from consistent_calc.nn.kernels import Kernels
 from consistent_calc.train.batches import EnergyBatch, NoisyBatch
 from consistent_calc.train.configuration import Consistency, Weights

@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from torch import Tensor
 
-from consistent_calc.model import ConsistentModel, ModelConfig, forces_from_edges
+from consistent_calc.forces import forces_from_edges
+from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.nn import fused, fused_rows
 from consistent_calc.nn.kernels import PLAIN
 from consistent_calc.structures import StructureBatch
