@@ -110,13 +110,18 @@ def speeds(name: str) -> dict[tuple[str, int, str], tuple[float, float]]:
 
 
 def speed_figures() -> str:
-    """Times beside AIMNet2, as ratios."""
+    """Times beside other models, as ratios."""
     found = speeds("summary.csv")
-    one, large, batch = (found[system, n, PEER][1] for system, n in (("molecule", 21), ("molecule", 89), ("batch", 21)))
+    systems = (("molecule", 21), ("molecule", 89), ("batch", 21))
+    peers = dict.fromkeys(method for system, n, method in found if (system, n) == systems[0] and "ours" not in method)
+
+    def ratio(peer: str, system: tuple[str, int]) -> str:
+        return f"{found[*system, peer][1]:.2g}" if (*system, peer) in found else "-"
+
+    rows = [f"{peer} {' / '.join(ratio(peer, system) for system in systems)}" for peer in peers]
     return (
-        f"Energies and forces of one molecule of 21 atoms on one core: {PEER} takes {one:.1f} "
-        f"times as long, of 89 atoms {large:.1f} times, of a batch of 256 "
-        f"{batch:.1f} times (`benchmarks/speed/results/`)."
+        "Energies and forces of one molecule of 21 atoms / of 89 atoms / of a batch of 256 molecules of 21 atoms on "
+        f"one core, times as long as ours: {'; '.join(rows)} (`benchmarks/speed/results/`)."
     )
 
 

@@ -61,6 +61,8 @@ class GeometryCheck:
             for atom in mol.GetAtoms()
             if atom.GetChiralTag() in _CHIRAL and atom.GetDegree() in (3, 4)
         ]
+        self._tags = {a.GetIdx(): a.GetChiralTag() for a in mol.GetAtoms() if a.GetChiralTag() in _CHIRAL}
+        self._labels = {b.GetIdx(): b.GetStereo() for b in mol.GetBonds() if b.GetStereo() in _CIS_TRANS}
         table, n = Chem.GetPeriodicTable(), mol.GetNumAtoms()
         radii = torch.tensor([table.GetRcovalent(a.GetAtomicNum()) for a in mol.GetAtoms()], dtype=torch.float64)
         self._sums = radii[:, None] + radii[None, :]
@@ -98,6 +100,8 @@ class GeometryCheck:
         return bool(met.all()) and self._rdkit_agrees(positions)
 
     def _rdkit_agrees(self, positions: Tensor) -> bool:
+        if not self._tags and not self._labels:
+            return True
         seen = Chem.Mol(self.mol)
         conformer = Chem.Conformer(seen.GetNumAtoms())
         conformer.Set3D(True)
@@ -106,12 +110,6 @@ class GeometryCheck:
         with rdBase.BlockLogs():
             Chem.AssignStereochemistryFrom3D(seen, replaceExistingTags=True)
         # A label that RDKit does not assign from 3D (it knows fewer kinds of centres there) contradicts nothing.
-        for wanted, found in zip(self.mol.GetAtoms(), seen.GetAtoms(), strict=True):
-            tags = wanted.GetChiralTag(), found.GetChiralTag()
-            if all(tag in _CHIRAL for tag in tags) and tags[0] != tags[1]:
-                return False
-        for bond, other in zip(self.mol.GetBonds(), seen.GetBonds(), strict=True):
-            labels = bond.GetStereo(), other.GetStereo()
-            if all(label in _CIS_TRANS for label in labels) and labels[0] != labels[1]:
-                return False
-        return True
+        tags = ((tag, seen.GetAtomWithIdx(i).GetChiralTag(), _CHIRAL) for i, tag in self._tags.items())
+        labels = ((label, seen.GetBondWithIdx(i).GetStereo(), _CIS_TRANS) for i, label in self._labels.items())
+        return not any(found in known and found != wanted for wanted, found, known in (*tags, *labels))
