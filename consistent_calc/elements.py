@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
 SYMBOLS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr "
     "Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu "
@@ -25,6 +30,11 @@ COVALENT_RADII = (
 def symbol(number: int) -> str:
     """Symbol of an atomic number; numbers outside the periodic table are shown as ``Z=<number>``."""
     return SYMBOLS[number] if 0 <= number < len(SYMBOLS) else f"Z={number}"
+
+
+def covalent_radii(numbers: Iterable[int]) -> NDArray[np.float64]:
+    """:data:`COVALENT_RADII` of atoms, ``[n_atoms]``; elements beyond curium take its radius."""
+    return np.array([COVALENT_RADII[min(int(z), len(COVALENT_RADII) - 1)] for z in numbers])
 
 
 def chemical_formula(numbers: list[int]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.constants import atomic_mass, elementary_charge
 from torch import Tensor
 
+from consistent_calc.elements import covalent_radii
 from consistent_calc.errors import InvalidStructureError
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
@@ -22,9 +23,8 @@ from consistent_calc.units import BOLTZMANN
 
 #: One femtosecond in Angstrom sqrt(u/eV).
 FEMTOSECOND = 1e-5 * float(np.sqrt(elementary_charge / atomic_mass))
-#: Standard atomic weights (IUPAC 2021, u) and covalent radii (Cordero et al., Dalton Trans. 2008, 2832, Angstrom).
+#: Standard atomic weights (IUPAC 2021, u).
 MASSES = {1: 1.008, 6: 12.011, 7: 14.007, 8: 15.999, 9: 18.998, 15: 30.974, 16: 32.06, 17: 35.45, 35: 79.904, 53: 126.9}
-RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57, 15: 1.07, 16: 1.05, 17: 1.02, 35: 1.20, 53: 1.39}
 #: Two atoms are bonded below the first multiple of the sum of their radii; the bond is broken beyond the second, and a
 #: new one is made below the third.
 BONDED, BROKEN, MADE = 1.25, 1.5, 1.15
@@ -53,7 +53,8 @@ class Dynamics:
         self.model, self.batch = model, batch.to(model.device, torch.float64)
         self.timestep, self.seed, self.step = timestep * FEMTOSECOND, seed, 0
         self.positions = self.batch.positions
-        self.masses = _per_atom(MASSES, self.batch)[:, None]
+        masses = [[MASSES[z]] for z in self.batch.numbers.tolist()]
+        self.masses = torch.tensor(masses, dtype=torch.float64, device=model.device)
         self.velocities = torch.zeros_like(self.positions)
         self.alive = torch.ones(batch.n_graphs, dtype=torch.bool, device=model.device)
         self.energy, self.forces = self._evaluate()
@@ -169,7 +170,7 @@ class BondCheck:
         ]
         self._i, self._j = torch.cat(pairs, dim=1)
         self._owner, self._n = batch.graph[self._i], batch.n_graphs
-        radii = _per_atom(RADII, batch)
+        radii = torch.from_numpy(covalent_radii(batch.numbers.tolist())).to(batch.numbers.device)
         self._sum_of_radii = radii[self._i] + radii[self._j]
         self._bonded = self._ratios(batch.positions) < BONDED
 
@@ -181,10 +182,3 @@ class BondCheck:
 
     def _ratios(self, positions: Tensor) -> Tensor:
         return (positions[self._i] - positions[self._j]).norm(dim=1) / self._sum_of_radii
-
-
-def _per_atom(table: dict[int, float], batch: StructureBatch) -> Tensor:
-    """Values of the atoms' elements, float64 ``[n_atoms]``."""
-    values = torch.full((max(table) + 1,), float("nan"), dtype=torch.float64)
-    values[list(table)] = torch.tensor(list(table.values()), dtype=torch.float64)
-    return values.to(batch.numbers.device)[batch.numbers]

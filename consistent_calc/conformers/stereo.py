@@ -8,6 +8,7 @@ import torch
 from rdkit import Chem, rdBase
 from torch import Tensor
 
+from consistent_calc.elements import covalent_radii
 from consistent_calc.molgraph import bond_table, signed_volumes, stereo_satisfied, stereo_table
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class GeometryCheck:
         ]
         self._tags = {a.GetIdx(): a.GetChiralTag() for a in mol.GetAtoms() if a.GetChiralTag() in _CHIRAL}
         self._labels = {b.GetIdx(): b.GetStereo() for b in mol.GetBonds() if b.GetStereo() in _CIS_TRANS}
-        table, n = Chem.GetPeriodicTable(), mol.GetNumAtoms()
-        radii = torch.tensor([table.GetRcovalent(a.GetAtomicNum()) for a in mol.GetAtoms()], dtype=torch.float64)
+        n = mol.GetNumAtoms()
+        radii = torch.from_numpy(covalent_radii(a.GetAtomicNum() for a in mol.GetAtoms()))
         self._sums = radii[:, None] + radii[None, :]
         self._bonded = torch.zeros(n, n, dtype=torch.bool)
         i, j = bond_table(mol)[:, :2].unbind(1)

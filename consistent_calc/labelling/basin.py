@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from consistent_calc.data.importers.graph import BOND_STRETCH, CONTACT, covalent_radii
+from consistent_calc.data.importers.graph import BOND_STRETCH, CONTACT
 from consistent_calc.data.record import MoleculeRecord
+from consistent_calc.elements import covalent_radii
 from consistent_calc.errors import LabellingError
 from consistent_calc.molgraph import stereo_satisfied
 

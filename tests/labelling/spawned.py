@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from conftest import Harmonic
+from harmonic import Harmonic
 
 from consistent_calc.labelling import job as job_module
 from consistent_calc.labelling.job import LabellingJob, run_job

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LENGTH, Harmonic
+from harmonic import LENGTH, Harmonic
 
 from consistent_calc.errors import ConfigurationError, LabellingError
 from consistent_calc.labelling import mopac, xtb

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LENGTH, SPRING, Harmonic, dihydrogen, write_job
+from harmonic import LENGTH, SPRING, Harmonic, dihydrogen, write_job
 
 from consistent_calc.data import MoleculeRecord, Split, Store
 from consistent_calc.errors import ConfigurationError, DataError, LabellingError

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from conftest import dihydrogen
+from harmonic import dihydrogen
 
 from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
 

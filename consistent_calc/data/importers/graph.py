@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consistent_calc.elements import covalent_radii
 from consistent_calc.errors import MoleculeInputError
 
 if TYPE_CHECKING:
@@ -98,11 +99,3 @@ def graph_of_geometry(mol: Mol, positions: NDArray[Any]) -> GeometryGraph:
     stereo = stereo_table(out)
     met = stereo_satisfied(torch.as_tensor(positions, dtype=torch.float64), stereo)
     return GeometryGraph(out, bond_table(out).numpy(), stereo.numpy(), bool(met.all()))
-
-
-def covalent_radii(numbers: NDArray[Any]) -> NDArray[np.float64]:
-    """Covalent radii in Angstrom, ``[n_atoms]``."""
-    from rdkit.Chem import GetPeriodicTable
-
-    table = GetPeriodicTable()
-    return np.array([table.GetRcovalent(int(z)) for z in numbers])
