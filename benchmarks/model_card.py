@@ -80,7 +80,7 @@ def short_figures() -> str:
     lines = [
         validation_table(accuracy),
         "",
-        f"Relaxation of {bfgs['molecules']} validation molecules from ETKDG with ASE's BFGS to 0.01 eV/Å: "
+        f"Relaxation of {bfgs['molecules']} validation molecules from ETKDG and MMFF94s with ASE's BFGS to 0.01 eV/Å: "
         f"{bfgs['bfgs_converged']} converge within 500 steps (median {bfgs['bfgs_steps_median']:.0f}), "
         f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry. "
         f"`relax` needs a median of {bfgs['batch_steps_median']:.0f} steps "

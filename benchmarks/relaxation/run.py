@@ -1,4 +1,4 @@
-"""Relaxation of molecules from ETKDG with ASE's BFGS, one at a time, and in batch.
+"""Relaxation of molecules from the generator's seeds (ETKDG, MMFF94s) with ASE's BFGS, one at a time, and in batch.
 
     python benchmarks/relaxation/run.py --data datasets/organic.h5 [--n 100]      # validation molecules
     python benchmarks/relaxation/run.py --smiles benchmarks/conformers/drug_like.smi --n 200 --output FILE.json
@@ -33,7 +33,7 @@ def validation_smiles(store: Path) -> list[str]:
 
 
 def seeds(entries: list[MoleculeInput], n: int) -> list[Samples]:
-    """ETKDG geometries of ``n`` molecules, evenly spread over the list."""
+    """Seeds of ``n`` molecules, evenly spread over the list."""
     out = []
     for i in np.linspace(0, len(entries) - 1, n).astype(int):
         try:
