@@ -269,7 +269,8 @@ class ConsistentModel(nn.Module):
             The batch on the device and in the dtype of the model, its neighbors, the edge vectors ``[n_edges, 3]``
             without autograd graph, and the other arguments of :meth:`atomic` in their order.
         """
-        exact = batch.validate(self.elements, warn_odd_electrons=False).to(self.device, torch.float64)
+        elements = self.element_indices(batch.to(self.device))
+        exact = batch.validate(warn_odd_electrons=False).to(self.device, torch.float64)
         levels = torch.full_like(exact.counts, self.level_index(level))
         neighbors = neighbor_list(exact, self.cutoff)
         # Only differences are rounded to the network's precision: rounded positions far from the origin would make
@@ -281,7 +282,7 @@ class ConsistentModel(nn.Module):
             batch,
             neighbors,
             vectors,
-            (self.element_indices(batch), neighbors.edges, batch.graph, batch.charge, levels),
+            (elements, neighbors.edges, batch.graph, batch.charge, levels),
         )
 
     def level_index(self, level: str | None) -> int:

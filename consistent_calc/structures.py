@@ -380,6 +380,8 @@ class StructureBatch:
     def _validate_cell(self) -> None:
         if not bool(torch.isfinite(self.cell).all()):
             raise InvalidStructureError("The cell is NaN or infinite.")
+        if not bool(self.pbc.any()):
+            return
         lengths = self.cell.norm(dim=2)
         if bool((self.pbc & (lengths < 1e-6)).any()):
             raise InvalidStructureError("A periodic direction has no lattice vector; set the cell or pbc=False.")
