@@ -19,6 +19,7 @@ ROOMS = (
     "molgraph",
     "structures",
     "neighbors",
+    "forces",
     "diffusion",
     "nn",
     "model",
