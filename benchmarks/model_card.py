@@ -85,7 +85,7 @@ def short_figures() -> str:
         f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry. "
         f"`relax` needs a median of {bfgs['batch_steps_median']:.0f} steps "
         f"and {bfgs['bfgs_seconds'] / bfgs['batch_seconds']:.1f} times less time for the same molecules; for "
-        f"{drugs['molecules']} drug-like ones with 20-50 heavy atoms, "
+        f"{drugs['molecules']} drug-like ones with 20-50 heavy atoms and {drugs['threads']} threads, "
         f"{drugs['bfgs_seconds'] / drugs['batch_seconds']:.1f} times less. "
         f"NVE dynamics of aspirin and alanine dipeptide at 300 K: drift at most {drift:.2g} meV per atom and ps "
         "(float64, 5 ps). "

@@ -1,7 +1,7 @@
 """Relaxation of molecules from the generator's seeds (ETKDG, MMFF94s) with ASE's BFGS, one at a time, and in batch.
 
     python benchmarks/relaxation/run.py --data datasets/organic.h5 [--n 100]      # validation molecules
-    python benchmarks/relaxation/run.py --smiles benchmarks/conformers/drug_like.smi --n 200 --output FILE.json
+    python benchmarks/relaxation/run.py --smiles benchmarks/conformers/drug_like.smi --n 200 --threads 2 --output F.json
 
 Counts how many converge to fmax 0.01 eV/Angstrom within 500 steps, in how many steps, and how many keep their bonds
 and stereochemistry; then relaxes the same geometries in one batch and compares energies and time.
@@ -49,9 +49,10 @@ def main() -> None:
     parser.add_argument("--smiles", type=Path, default=None, help="file of SMILES, in place of --data")
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "bfgs.json")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     model = load_model(arguments.checkpoint)
     sources = arguments.smiles or validation_smiles(arguments.data)
     samples = seeds(list(read_molecules(sources, elements=model.elements)), arguments.n)
@@ -85,7 +86,7 @@ def main() -> None:
         "batch_steps_median": float(batched.steps.double().median()),
         "batch_seconds": batch_seconds,
         "same_energy_within_0.05_kcal_mol": int((difference < 0.05).sum()),
-        "threads": 1,
+        "threads": arguments.threads,
     }
     print(json.dumps(results, indent=2))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
