@@ -269,7 +269,7 @@ class ConsistentModel(nn.Module):
             The batch on the device and in the dtype of the model, its neighbors, the edge vectors ``[n_edges, 3]``
             without autograd graph, and the other arguments of :meth:`atomic` in their order.
         """
-        elements = self.element_indices(batch.to(self.device))
+        elements = self.element_indices(batch)
         exact = batch.validate(warn_odd_electrons=False).to(self.device, torch.float64)
         levels = torch.full_like(exact.counts, self.level_index(level))
         neighbors = neighbor_list(exact, self.cutoff)
@@ -294,8 +294,8 @@ class ConsistentModel(nn.Module):
         return self.levels.index(level)
 
     def element_indices(self, batch: StructureBatch) -> Tensor:
-        """int64 ``[n_atoms]``, rows of the element table; the batch must be on the model's device."""
-        indices = self.lookup[batch.numbers.clamp(0, 119)]
+        """int64 ``[n_atoms]``, rows of the element table, on the model's device."""
+        indices = self.lookup[batch.numbers.to(self.device).clamp(0, 119)]
         if bool((indices < 0).any()):
             batch.validate(self.elements, warn_odd_electrons=False)
             raise UnsupportedElementError("The batch holds an element outside the model's table.")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from consistent_calc.nn import fused, fused_rows
 from consistent_calc.nn.encoder import Encoder
 from consistent_calc.nn.energy_head import EnergyHead
-from consistent_calc.nn.fused import over_atoms, over_edges
+from consistent_calc.nn.fused import as_array, first_edges, over_atoms, over_edges
 from consistent_calc.nn.fused_edges import edge_functions, edge_functions_backward
 from consistent_calc.nn.layers import LENGTH_EPS, Message, Update
 
@@ -42,8 +42,8 @@ class Perceptron:
         bias = first.bias + first.weight[:, :n] @ normalization.bias
         weight = torch.cat([first.weight[:, :n] * normalization.weight, first.weight[:, n:]], dim=1)
         forward = weight.T, bias, second.weight.T * scale, second.bias * scale
-        self.forward = tuple(map(_array, forward))
-        self.backward = tuple(map(_array, (second.weight * scale, weight)))
+        self.forward = tuple(map(as_array, forward))
+        self.backward = tuple(map(as_array, (second.weight * scale, weight)))
 
 
 class MessageLayer:
@@ -52,7 +52,7 @@ class MessageLayer:
     def __init__(self, layer: Message, widths: NDArray[np.int64]) -> None:
         self.widths = widths
         self.layers = Perceptron(layer.node[0], layer.node[2], layer.normalize, layer.scale)
-        self.weight = _array(layer.filter.weight.T)
+        self.weight = as_array(layer.filter.weight.T)
         self.unrelated = fused.unrelated(self.weight)
 
     def node(self, state: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -90,8 +90,8 @@ class UpdateLayer:
         self.widths = widths
         pairs = [torch.cat([*a.parameters(), *b.parameters()]) for a, b in zip(layer.left, layer.right, strict=True)]
         mlp = Perceptron(layer.mlp[0], layer.mlp[2], layer.normalize)
-        self.forward = tuple(_array(x.T) for x in pairs), mlp.forward, _array(layer.products.weight.T)
-        self.backward = tuple(_array(x) for x in pairs), mlp.backward, _array(layer.products.weight)
+        self.forward = tuple(as_array(x.T) for x in pairs), mlp.forward, as_array(layer.products.weight.T)
+        self.backward = tuple(as_array(x) for x in pairs), mlp.backward, as_array(layer.products.weight)
 
     def __call__(self, state: Array) -> tuple[Any, ...]:
         """Changes the state; gives what :meth:`back` needs."""
@@ -118,10 +118,10 @@ class Edges:
     """Edges sorted by receiver, their functions, and the gradients of these."""
 
     def __init__(self, edges: Tensor, n_atoms: int, radial: Tensor, harmonics: list[Tensor]) -> None:
-        self.sender = edges[1].contiguous().numpy()
-        self.start = np.searchsorted(edges[0].numpy(), np.arange(n_atoms + 1))
-        self.radial = _array(radial)
-        self.harmonics = _array(torch.cat(harmonics, dim=1))
+        self.sender = as_array(edges[1])
+        self.start = first_edges(edges[0], n_atoms)
+        self.radial = as_array(radial)
+        self.harmonics = as_array(torch.cat(harmonics, dim=1))
         self.on_radial = np.zeros_like(self.radial)
         self.on_harmonics = np.zeros_like(self.harmonics)
 
@@ -135,7 +135,7 @@ class Network:
         self.made_from = self.source()
         self.widths = np.array(encoder.channels)
         self.size = sum((2 * degree + 1) * width for degree, width in enumerate(encoder.channels))
-        elements = _array(encoder.elements.weight)
+        elements = as_array(encoder.elements.weight)
         self.initial = np.zeros((len(elements), self.size), elements.dtype)
         self.initial[:, : len(elements[0])] = elements
         self.messages = [MessageLayer(layer, self.widths) for layer in encoder.messages]  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ class Network:
         self.initial_node = self.messages[0].node(self.initial)[0]
         hidden = Perceptron(head.hidden[0], head.hidden[2], head.normalize)
         charges = Perceptron(head.charges[0], head.charges[2], head.normalize)
-        readout = _array(head.readout.weight), _array(head.readout.bias)
+        readout = as_array(head.readout.weight), as_array(head.readout.bias)
         self.head = hidden.forward, hidden.backward, charges.forward, *readout
 
     def source(self) -> list[tuple[int, int]]:
@@ -164,11 +164,6 @@ class Network:
         f0 = int(self.widths[0])
         over_atoms(fused_rows.head, len(state), f0, state, *self.head, level, energies, charges, grad)
         return energies, grad, charges
-
-
-def _array(x: Tensor) -> Array:
-    """The numbers in order, as kernels take them."""
-    return x.detach().contiguous().numpy()
 
 
 #: Networks by energy head.

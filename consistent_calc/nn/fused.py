@@ -40,19 +40,18 @@ def compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @compiled
-def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
-    """``out[c] = sum_k radial[k] weight[k, c]``, four k at a time, so that ``out`` is loaded and stored less."""
+def add_row(x, weight, out):  # type: ignore[no-untyped-def]
+    """Adds ``sum_k x[k] weight[k]``, four k at a time, so that ``out`` is loaded and stored less."""
     n, size = weight.shape
-    out[:] = 0
     k = 0
     while k + 4 <= n:
-        r0, r1, r2, r3 = radial[k], radial[k + 1], radial[k + 2], radial[k + 3]
+        r0, r1, r2, r3 = x[k], x[k + 1], x[k + 2], x[k + 3]
         for c in range(size):
             out[c] += r0 * weight[k, c] + r1 * weight[k + 1, c] + r2 * weight[k + 2, c] + r3 * weight[k + 3, c]
         k += 4
     while k < n:
         for c in range(size):
-            out[c] += radial[k] * weight[k, c]
+            out[c] += x[k] * weight[k, c]
         k += 1
 
 
@@ -83,10 +82,12 @@ def forward(  # type: ignore[no-untyped-def]
         total = out[i]
         for e in range(start[i], start[i + 1]):
             j = sender[e]
-            _filters(radial[e], weight, filters)
+            filters[:] = 0
+            add_row(radial[e], weight, filters)
             if len(kinds) > 0 and kinds[e] != 0:
                 kind = kinds[e]
-                _filters(basis[e], kind_weight, more)
+                more[:] = 0
+                add_row(basis[e], kind_weight, more)
                 for c in range(filters.size):
                     filters[c] += more[c] * scale[kind, c] + shift[kind, c]
             for c in range(filters.size):
@@ -165,7 +166,8 @@ def backward(  # type: ignore[no-untyped-def]
         mine, mine_grad = node[i], grad_node[i]
         for e in range(start[i], start[i + 1]):
             g = grad[sender[e]]
-            _filters(radial[e], weight, filters)
+            filters[:] = 0
+            add_row(radial[e], weight, filters)
             for c in range(filters.size):
                 weights[c] = filters[c] * mine[c]
             for c in range(f0):
@@ -200,6 +202,16 @@ def backward(  # type: ignore[no-untyped-def]
                 mine_grad[c] += slope[c] * filters[c]
                 slope[c] *= mine[c]
             _products(slope, weight, grad_radial[e])
+
+
+def as_array(x: Tensor) -> NDArray[Any]:
+    """The numbers in order, as kernels take them."""
+    return x.detach().contiguous().numpy()
+
+
+def first_edges(receiver: Tensor, n_atoms: int) -> NDArray[np.int64]:
+    """Where the edges of each atom begin, and the end, ``[n_atoms + 1]``, of edges sorted by receiver."""
+    return np.searchsorted(receiver.numpy(), np.arange(n_atoms + 1))
 
 
 def over_edges(kernel: Any, start: NDArray[np.int64], *arguments: Any) -> None:
@@ -242,15 +254,15 @@ def sum_messages(
     receiver, as those of :func:`consistent_calc.neighbors.neighbor_list`.
     """
     receiver, sender = edges
-    start = torch.searchsorted(receiver, torch.arange(len(node) + 1)).numpy()
+    start = first_edges(receiver, len(node))
     widths = np.array([features[0].shape[1], *(x.shape[2] for x in features[1:])])
     state = torch.cat([x.flatten(1) for x in features], dim=1)
     inputs = radial, weight.T, torch.cat(harmonics, dim=1), node, state
-    arrays = [x.detach().contiguous().numpy() for x in (sender, *inputs)]
+    arrays = [as_array(x) for x in (sender, *inputs)]
     tables = unrelated(arrays[2])
     if related is not None:
         found = related.kinds, related.basis, related.weight.T, related.scale, related.shift
-        tables = tuple(x.detach().contiguous().numpy() for x in found)
+        tables = tuple(as_array(x) for x in found)
     out = np.zeros_like(arrays[-1])
     # In the first layer of the energy the features of higher degree are zero.
     with_features = bool(arrays[-1][:, widths[0] :].any())

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from consistent_calc.nn.edges import edge_functions as plain_functions
-from consistent_calc.nn.fused import compiled
-from consistent_calc.nn.radial import ORDER, BesselBasis, envelope_coefficients
+from consistent_calc.nn.fused import as_array, compiled
+from consistent_calc.nn.radial import ORDER, BesselBasis, envelope, envelope_coefficients
 
 #: Degrees of the harmonics that the kernels know.
 DEGREES = [1, 2]
@@ -22,26 +22,27 @@ SQRT3, SQRT5, SQRT15 = 3**0.5, 5**0.5, 15**0.5
 ENVELOPE = (ORDER, *envelope_coefficients())
 
 
+_envelope = compiled(envelope)
+
+
 @compiled
-def _geometry(vector, cutoff, envelope):  # type: ignore[no-untyped-def]
+def _geometry(vector, cutoff, coefficients):  # type: ignore[no-untyped-def]
     """Direction, length, and the normalized envelope at it with its derivative.
 
     Scalars are Python floats, so in double precision: the sines come from a recurrence.
     """
-    order, a, b, c = envelope
     x, y, z = float(vector[0]), float(vector[1]), float(vector[2])
     d = np.sqrt(x * x + y * y + z * z)
-    q, norm, slope = min(d / cutoff, 1.0), np.sqrt(2 / cutoff), 0.0
-    if d < cutoff:
-        slope = norm * q ** (order - 1) * (order * a + q * ((order + 1) * b + q * (order + 2) * c)) / cutoff
-    return x / d, y / d, z / d, d, norm * (1 + q**order * (a + q * (b + q * c))), slope
+    height, slope = _envelope(min(d / cutoff, 1.0), coefficients)
+    norm = np.sqrt(2 / cutoff)
+    return x / d, y / d, z / d, d, norm * height, (norm * slope / cutoff if d < cutoff else 0.0)
 
 
 @compiled
-def _forward(vectors, cutoff, envelope, radial, harmonics):  # type: ignore[no-untyped-def]
+def _forward(vectors, cutoff, coefficients, radial, harmonics):  # type: ignore[no-untyped-def]
     size = radial.shape[1]
     for e in range(len(vectors)):
-        x, y, z, d, height, _ = _geometry(vectors[e], cutoff, envelope)
+        x, y, z, d, height, _ = _geometry(vectors[e], cutoff, coefficients)
         factor = height / d
         angle = np.pi * d / cutoff
         twice, before, sine = 2 * np.cos(angle), 0.0, np.sin(angle)
@@ -55,10 +56,10 @@ def _forward(vectors, cutoff, envelope, radial, harmonics):  # type: ignore[no-u
 
 
 @compiled
-def _backward(vectors, cutoff, envelope, on_radial, on_harmonics, out):  # type: ignore[no-untyped-def]
+def _backward(vectors, cutoff, coefficients, on_radial, on_harmonics, out):  # type: ignore[no-untyped-def]
     size = on_radial.shape[1]
     for e in range(len(vectors)):
-        x, y, z, d, height, slope = _geometry(vectors[e], cutoff, envelope)
+        x, y, z, d, height, slope = _geometry(vectors[e], cutoff, coefficients)
         angle = np.pi * d / cutoff
         first_cosine = np.cos(angle)
         twice, before, sine = 2 * first_cosine, 0.0, np.sin(angle)
@@ -82,7 +83,7 @@ def edge_functions(vectors: Tensor, basis: BesselBasis, degrees: Sequence[int]) 
     """As :func:`consistent_calc.nn.edges.edge_functions`, on the CPU and without autograd graph."""
     if list(degrees) != DEGREES:
         return plain_functions(vectors.detach(), basis, degrees)
-    array = vectors.detach().contiguous().numpy()
+    array = as_array(vectors)
     radial, harmonics = np.empty((len(array), basis.size), array.dtype), np.empty((len(array), 8), array.dtype)
     _forward(array, float(basis.cutoff), ENVELOPE, radial, harmonics)
     found = torch.from_numpy(harmonics)
@@ -105,7 +106,7 @@ def edge_functions_backward(
             leaf = vectors.detach().requires_grad_()
             radial, harmonics = plain_functions(leaf, basis, degrees)
         return torch.autograd.grad([radial, *harmonics], leaf, [on_radial, *by_degree])[0]
-    array = vectors.detach().contiguous().numpy()
+    array = as_array(vectors)
     out = np.empty_like(array)
     _backward(array, float(basis.cutoff), ENVELOPE, on_radial.numpy(), on_harmonics.numpy(), out)
     return torch.from_numpy(out)

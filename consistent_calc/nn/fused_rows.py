@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from consistent_calc.nn.fused import compiled
+from consistent_calc.nn.fused import add_row, compiled
 
 #: Atoms that go through a layer together: their features stay in the cache.
 CHUNK = 32
@@ -47,17 +47,7 @@ def add_product(x, weight, out):  # type: ignore[no-untyped-def]
             k += 1
         i += 4
     while i < n:
-        o0, k = out[i], 0
-        while k + 4 <= size:
-            a00, a01, a02, a03 = x[i, k], x[i, k + 1], x[i, k + 2], x[i, k + 3]
-            w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
-            for c in range(weight.shape[1]):
-                o0[c] += a00 * w0[c] + a01 * w1[c] + a02 * w2[c] + a03 * w3[c]
-            k += 4
-        while k < size:
-            for c in range(weight.shape[1]):
-                o0[c] += x[i, k] * weight[k, c]
-            k += 1
+        add_row(x[i], weight, out[i])
         i += 1
 
 

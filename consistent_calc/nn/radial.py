@@ -16,6 +16,18 @@ def envelope_coefficients(p: int = ORDER) -> tuple[float, float, float]:
     return -(p + 1) * (p + 2) / 2, float(p * (p + 2)), -p * (p + 1) / 2
 
 
+def envelope(x, coefficients):  # type: ignore[no-untyped-def]
+    """The envelope ``1 + x^p (a + b x + c x^2)`` and its derivative, of numbers or tensors.
+
+    Args:
+        x: distance over cutoff, at most 1.
+        coefficients: ``p, a, b, c``.
+    """
+    p, a, b, c = coefficients
+    value = 1 + x**p * (a + x * (b + x * c))
+    return value, x ** (p - 1) * (p * a + x * ((p + 1) * b + x * (p + 2) * c))
+
+
 def polynomial_cutoff(distance: Tensor, cutoff: float, p: int = ORDER) -> Tensor:
     """Envelope that goes from 1 at zero to 0 at the cutoff, where its first two derivatives vanish too.
 

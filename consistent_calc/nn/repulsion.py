@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from consistent_calc.elements import COVALENT_RADII
-from consistent_calc.nn.radial import ORDER, envelope_coefficients
+from consistent_calc.nn.radial import ORDER, envelope, envelope_coefficients
 from consistent_calc.units import BOHR, HARTREE
 
 #: Multiple of the sum of the covalent radii where the repulsion begins. The triple bonds of N2, CO and acetylene are at
@@ -74,9 +74,5 @@ def pair_repulsion(distance: Tensor, first: Tensor, second: Tensor, reach: Tenso
     coulomb = HARTREE * BOHR * z1 * z2 / distance
     screened = coulomb * terms.sum(1)
     slope = -screened / distance - coulomb * (decays * terms).sum(1)
-    # The envelope of the radial basis and its derivative.
-    a, b, c = envelope_coefficients()
-    x = distance / reach
-    envelope = 1 + x**ORDER * (a + x * (b + x * c))
-    steepness = x ** (ORDER - 1) * (ORDER * a + x * ((ORDER + 1) * b + x * (ORDER + 2) * c)) / reach
-    return screened * envelope, slope * envelope + screened * steepness
+    height, steepness = envelope(distance / reach, (ORDER, *envelope_coefficients()))
+    return screened * height, slope * height + screened * steepness / reach
