@@ -1,11 +1,12 @@
 """Which network learns most at equal cost? Width, depth, degrees and cutoff, one changed at a time.
 
-    python benchmarks/ladder/run.py --data datasets/organic.h5 [--minutes 30] [--only base wide]
+    python benchmarks/ladder/run.py --data datasets/organic.h5 [--minutes 15] [--only base wide]
 
 Every candidate trains the energy task from scratch for the same time on one core, by the package's own trainer, and is
-then judged on the same validation molecules and timed on one core, energies and forces. Stopped, it goes on where it
-was when started again; several may run at once with ``--only``, if each has a core of its own. ``results/ladder.csv``
-has a row a candidate, ``results/ladder.png`` the errors against the times.
+then judged on the same validation molecules. Stopped, it goes on where it was when started again; several may run at
+once with ``--only``, if each has a core of its own. What is trained is timed at the end, energies and forces on one
+core, all in one run: start it once more for times of a quiet machine. ``results/ladder.csv`` has a row a candidate,
+``results/ladder.png`` the errors against the times.
 """
 
 from __future__ import annotations
@@ -43,9 +44,8 @@ SAMPLE, BATCH = 1500, 64
 
 def train(name: str, architecture: Architecture, options: argparse.Namespace) -> dict[str, str]:
     """The row of a candidate; goes on with a run that was stopped."""
-    folder = options.runs / name.replace(" ", "_")
     config = TrainingConfig(
-        output=str(folder.resolve()),
+        output=str(folder(name, options)),
         energy=(DataSource(str(options.data.resolve()), atoms=800),),
         model=architecture,
         weights=Weights(energy=2.0, structure=0.0),
@@ -67,8 +67,6 @@ def train(name: str, architecture: Architecture, options: argparse.Namespace) ->
         raise SystemExit(f"{name} was stopped; start again to go on.")
     data = Store(options.data).read(Split.VALIDATION)
     errors = evaluate_energy(model, data, indices=sample_molecules(data, SAMPLE)).summary()
-    one = StructureBatch.from_ase(next(a for a in read(MOLECULES, ":") if len(a) == 21))
-    many = StructureBatch.concatenate([one] * BATCH)
     return {
         "candidate": name,
         "channels": " ".join(map(str, architecture.channels)),
@@ -79,6 +77,20 @@ def train(name: str, architecture: Architecture, options: argparse.Namespace) ->
         "steps": str(trainer.step),
         "force_mae_eV_A": f"{errors['force_mae_eV_A']:.4f}",
         "relative_energy_mae_kcal_mol": f"{errors['relative_energy_mae_kcal_mol']:.3f}",
+    }
+
+
+def folder(name: str, options: argparse.Namespace) -> Path:
+    """Where a candidate is trained."""
+    return (options.runs / name.replace(" ", "_")).resolve()
+
+
+def times(path: Path) -> dict[str, str]:
+    """The columns of the time of a candidate."""
+    model = load_model(path / "model.safetensors")
+    one = StructureBatch.from_ase(next(a for a in read(MOLECULES, ":") if len(a) == 21))
+    many = StructureBatch.concatenate([one] * BATCH)
+    return {
         "ms_one_molecule": f"{milliseconds(model, one):.2f}",
         "ms_a_molecule_in_batch": f"{milliseconds(model, many) / BATCH:.2f}",
     }
@@ -104,13 +116,18 @@ def read_rows() -> list[dict[str, str]]:
 
 
 def write_rows(rows: list[dict[str, str]]) -> None:
-    """The table, in the order of the candidates, and its picture."""
+    """The table, in the order of the candidates."""
     RESULTS.mkdir(exist_ok=True)
     rows = sorted(rows, key=lambda row: list(CANDIDATES).index(row["candidate"]))
     with (RESULTS / "ladder.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        # A new row has no times yet.
+        table = csv.DictWriter(file, max(map(list, rows), key=len), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+
+
+def draw(rows: list[dict[str, str]]) -> None:
+    """The errors against the times."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -133,7 +150,7 @@ def write_rows(rows: list[dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("datasets/organic.h5"))
-    parser.add_argument("--minutes", type=float, default=30.0, help="of training for each")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of training for each")
     parser.add_argument("--only", nargs="*", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--runs", type=Path, default=Path("runs/ladder"))
     options = parser.parse_args()
@@ -145,6 +162,9 @@ def main() -> None:
         # Read again: another process may have written its row meanwhile.
         write_rows([*read_rows(), new])
         print(new, flush=True)
+    rows = [row | times(folder(row["candidate"], options)) for row in read_rows()]
+    write_rows(rows)
+    draw(rows)
 
 
 if __name__ == "__main__":
