@@ -48,6 +48,9 @@ class NeighborList:
         """
         i, j = self.edges[0], self.edges[1]
         difference = batch.positions.index_select(0, j) - batch.positions.index_select(0, i)
+        # Not asked of a GPU, which would have to be waited for.
+        if self.shifts.device.type == "cpu" and not self.shifts.any():
+            return difference
         return difference + translations(self.shifts, batch.cell, batch.graph.index_select(0, i))
 
 
@@ -72,12 +75,15 @@ def neighbor_list(batch: StructureBatch, cutoff: float) -> NeighborList:
         raise InvalidStructureError("The positions hold NaN or infinite numbers; neighbors cannot be found.")
     if batch.n_atoms == 0:
         return NeighborList(batch.graph.new_empty(2, 0), batch.graph.new_empty(0, 3))
-    periodic = bool(batch.pbc.any())
+    periodic, on_cpu = bool(batch.pbc.any()), batch.positions.device.type == "cpu"
     if periodic:
         check_cells(double.cell, batch.pbc)
     if not periodic and int(batch.counts.max()) <= SMALL_MOLECULE:
-        return NeighborList(*open_pairs(double, cutoff))
+        if not on_cpu:
+            return NeighborList(*open_pairs(double, cutoff))
+        from consistent_calc.neighbors.open_cpu import open_pairs_cpu  # numba takes a while to import
+
+        return NeighborList(*open_pairs_cpu(double, cutoff))
     partially_periodic = bool((batch.pbc.any(1) & ~batch.pbc.all(1)).any())
-    on_cpu = batch.positions.device.type == "cpu"
     search = vesin_pairs if on_cpu and not partially_periodic else binned_pairs
     return NeighborList(*search(double, cutoff))

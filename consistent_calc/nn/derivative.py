@@ -9,6 +9,9 @@ The weights are brought into the form that these take once, and again when they 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,18 @@ from consistent_calc.nn.encoder import Encoder
 from consistent_calc.nn.energy_head import EnergyHead
 from consistent_calc.nn.fused import as_array, first_edges, over_atoms, over_edges
 from consistent_calc.nn.fused_edges import edge_functions, edge_functions_backward
+from consistent_calc.nn.fused_product import panels
 from consistent_calc.nn.layers import LENGTH_EPS, Message, Update
 
 Array = NDArray[Any]
+
+#: Atoms of molecules that go through the network together: molecules know nothing of each other, and what is kept of so
+#: few stays in the cache.
+ATOMS_AT_ONCE = 64
+
+
+def _panels(weight: Tensor) -> Array:
+    return panels(as_array(weight))
 
 
 class Perceptron:
@@ -41,25 +53,25 @@ class Perceptron:
         n = normalization.weight.shape[0]
         bias = first.bias + first.weight[:, :n] @ normalization.bias
         weight = torch.cat([first.weight[:, :n] * normalization.weight, first.weight[:, n:]], dim=1)
-        forward = weight.T, bias, second.weight.T * scale, second.bias * scale
-        self.forward = tuple(map(as_array, forward))
-        self.backward = tuple(map(as_array, (second.weight * scale, weight)))
+        biases = as_array(bias), as_array(second.bias * scale)
+        self.forward = _panels(weight.T), biases[0], _panels(second.weight.T * scale), biases[1]
+        self.backward = _panels(second.weight * scale), _panels(weight)
 
 
 class MessageLayer:
     """Adds to the state what :class:`consistent_calc.nn.layers.Message` computes."""
 
     def __init__(self, layer: Message, widths: NDArray[np.int64]) -> None:
-        self.widths = widths
+        self.widths, self.n_filters = widths, layer.filter.weight.shape[0]
         self.layers = Perceptron(layer.node[0], layer.node[2], layer.normalize, layer.scale)
-        self.weight = as_array(layer.filter.weight.T)
+        self.weight, self.transposed = _panels(layer.filter.weight.T), _panels(layer.filter.weight)
         self.unrelated = fused.unrelated(self.weight)
 
     def node(self, state: Array) -> tuple[Array, tuple[Array, ...]]:
         """The part of the messages that belongs to their senders, and what its derivative needs."""
         f0, n, dtype = int(self.widths[0]), len(state), state.dtype
         kept = np.empty((n, f0), dtype), np.empty(n, dtype), np.empty((n, f0), dtype)
-        node = np.empty((n, self.weight.shape[1]), dtype)
+        node = np.empty((n, self.n_filters), dtype)
         over_atoms(fused_rows.node, n, f0, state, self.layers.forward, *kept, node)
         return node, kept
 
@@ -76,7 +88,8 @@ class MessageLayer:
         """The gradient of the old state, which nobody needs for the first layer; adds to those of the edges."""
         inputs, of_node = kept
         out, on_node = grad.copy(), np.zeros_like(inputs[4])
-        over_edges(fused.backward, edges.start, *inputs, grad, edges.on_radial, edges.on_harmonics, on_node, out)
+        of_edges = self.transposed, grad, edges.on_radial, edges.on_harmonics
+        over_edges(fused.backward, edges.start, *inputs, *of_edges, on_node, out)
         if of_node:
             f0 = int(self.widths[0])
             over_atoms(fused_rows.node_backward, len(grad), f0, on_node, self.layers.backward, *of_node, out)
@@ -90,8 +103,8 @@ class UpdateLayer:
         self.widths = widths
         pairs = [torch.cat([*a.parameters(), *b.parameters()]) for a, b in zip(layer.left, layer.right, strict=True)]
         mlp = Perceptron(layer.mlp[0], layer.mlp[2], layer.normalize)
-        self.forward = tuple(as_array(x.T) for x in pairs), mlp.forward, as_array(layer.products.weight.T)
-        self.backward = tuple(as_array(x) for x in pairs), mlp.backward, as_array(layer.products.weight)
+        self.forward = tuple(_panels(x.T) for x in pairs), mlp.forward, _panels(layer.products.weight.T)
+        self.backward = tuple(map(_panels, pairs)), mlp.backward, _panels(layer.products.weight)
 
     def __call__(self, state: Array) -> tuple[Any, ...]:
         """Changes the state; gives what :meth:`back` needs."""
@@ -178,7 +191,6 @@ def _network(encoder: Encoder, head: EnergyHead) -> Network:
     return network
 
 
-@torch.no_grad()
 def edge_gradients(
     encoder: Encoder,
     head: EnergyHead,
@@ -194,7 +206,48 @@ def edge_gradients(
 
     The derivative of one direction of a pair may be given to the other; the sums that make forces and stress are right.
     """
-    network = _network(encoder, head)
+    network = partial(_edge_gradients, _network(encoder, head), encoder)
+    of_atoms = elements, graph, level[graph]
+    ends = torch.bincount(graph, minlength=len(charge)).cumsum(0).tolist()
+    if len(bounds := _bounds(ends)) == 2:
+        gradients, energies, charges = network(vectors, edges, charge, *of_atoms)
+        return gradients, energies, head.neutralize(charges, graph, charge)
+    first_edge = first_edges(edges[0], len(elements))
+
+    def part(first: int, last: int) -> tuple[Tensor, ...]:
+        begin, end = [0, *ends][first], ends[last - 1]
+        atoms, own = slice(begin, end), slice(first_edge[begin], first_edge[end])
+        mine, graph, level = (x[atoms] for x in of_atoms)
+        return network(vectors[own], edges[:, own] - begin, charge[first:last], mine, graph - first, level)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        parts = list(pool.map(part, bounds, bounds[1:]))
+    gradients, energies, charges = (torch.cat(x) for x in zip(*parts, strict=True))
+    return gradients, energies, head.neutralize(charges, graph, charge)
+
+
+def _bounds(ends: Sequence[int]) -> list[int]:
+    """First molecules of the parts, and the number of molecules, from where the atoms of each molecule end."""
+    bounds, begin = [0], 0
+    for k, end in enumerate(ends):
+        if k > bounds[-1] and end - begin > ATOMS_AT_ONCE:
+            bounds.append(k)
+            begin = ends[k - 1]
+    return [*bounds, len(ends)]
+
+
+@torch.no_grad()
+def _edge_gradients(
+    network: Network,
+    encoder: Encoder,
+    vectors: Tensor,
+    edges: Tensor,
+    charge: Tensor,
+    elements: Tensor,
+    graph: Tensor,
+    level: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`edge_gradients`, all at once, with the level of each atom and charges that do not add up yet."""
     f0 = encoder.channels[0]
     functions = vectors, encoder.radial, encoder.degrees
     found = Edges(edges, len(elements), *edge_functions(*functions))
@@ -211,7 +264,7 @@ def edge_gradients(
                 before = scalars.clone().requires_grad_()
                 spread = encoder.spread_charge(before, graph, charge)
             scalars += spread
-    energies, grad, charges = network.energies(state, level[graph].numpy())
+    energies, grad, charges = network.energies(state, level.numpy())
     for k, (of_message, of_update) in reversed(list(enumerate(kept))):
         if k == 0 and spread is not None:
             on_scalars = torch.from_numpy(grad)[:, :f0]
@@ -220,4 +273,4 @@ def edge_gradients(
         grad = network.messages[k].back(grad, found, of_message)
     on_functions = torch.from_numpy(found.on_radial), torch.from_numpy(found.on_harmonics)
     gradients = edge_functions_backward(*functions, *on_functions)
-    return gradients, torch.from_numpy(energies), head.neutralize(torch.from_numpy(charges), graph, charge)
+    return gradients, torch.from_numpy(energies), torch.from_numpy(charges)

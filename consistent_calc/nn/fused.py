@@ -9,50 +9,32 @@ registers and the first-level cache. For use, not for training: the only derivat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from consistent_calc.jit import compiled
+from consistent_calc.nn.fused_product import add_product, panels
 from consistent_calc.nn.layers import RelatedFilters, per_degree
 
-#: Sums may be reordered, so that they run in vector registers; NaN and infinity stay what they are.
-REORDER = {"reassoc", "contract", "nsz"}
 #: Edges, or atoms where these are worked on one by one, below which a second thread costs more than it saves.
 EDGES_PER_THREAD = 4000
 ATOMS_PER_THREAD = 500
-
-
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiled at the first call with its types, in a second or two; kept on disk where that is possible."""
-    # With Python's error model a loop with a division stops at zero, and so cannot run in vector registers.
-    options = partial(njit, nogil=True, fastmath=REORDER, error_model="numpy")
-    try:
-        return options(cache=True)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        return options()(function)
+#: Edges whose filters are made together: they stay in the cache.
+CHUNK = 32
 
 
 @compiled
-def add_row(x, weight, out):  # type: ignore[no-untyped-def]
-    """Adds ``sum_k x[k] weight[k]``, four k at a time, so that ``out`` is loaded and stored less."""
-    n, size = weight.shape
-    k = 0
-    while k + 4 <= n:
-        r0, r1, r2, r3 = x[k], x[k + 1], x[k + 2], x[k + 3]
-        for c in range(size):
-            out[c] += r0 * weight[k, c] + r1 * weight[k + 1, c] + r2 * weight[k + 2, c] + r3 * weight[k + 3, c]
-        k += 4
-    while k < n:
-        for c in range(size):
-            out[c] += x[k] * weight[k, c]
-        k += 1
+def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
+    """Of some edges, into the first rows of ``out``."""
+    for e in range(len(radial)):
+        for c in range(out.shape[1]):
+            out[e, c] = 0
+    add_product(radial, weight, out)
 
 
 @compiled
@@ -76,20 +58,21 @@ def forward(  # type: ignore[no-untyped-def]
     out,
 ):
     f0 = widths[0]
-    filters = np.empty_like(weight[0])
-    more = np.empty_like(weight[0])
-    for i in range(first, last):
-        total = out[i]
-        for e in range(start[i], start[i + 1]):
-            j = sender[e]
-            filters[:] = 0
-            add_row(radial[e], weight, filters)
+    chunk, more = np.empty((CHUNK, node.shape[1]), node.dtype), np.empty((CHUNK, node.shape[1]), node.dtype)
+    i = first
+    for lo in range(start[first], start[last], CHUNK):
+        hi = min(lo + CHUNK, start[last])
+        _filters(radial[lo:hi], weight, chunk)
+        if len(kinds) > 0:
+            _filters(basis[lo:hi], kind_weight, more)
+        for e in range(lo, hi):
+            while start[i + 1] <= e:
+                i += 1
+            total, filters, j = out[i], chunk[e - lo], sender[e]
             if len(kinds) > 0 and kinds[e] != 0:
                 kind = kinds[e]
-                more[:] = 0
-                add_row(basis[e], kind_weight, more)
                 for c in range(filters.size):
-                    filters[c] += more[c] * scale[kind, c] + shift[kind, c]
+                    filters[c] += more[e - lo, c] * scale[kind, c] + shift[kind, c]
             for c in range(filters.size):
                 filters[c] *= node[j, c]
             for c in range(f0):
@@ -115,31 +98,6 @@ def forward(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _products(slope, weight, out):  # type: ignore[no-untyped-def]
-    """Adds ``weight @ slope`` to ``out``, four rows at a time."""
-    n, k = len(weight), 0
-    while k + 4 <= n:
-        d0 = d1 = d2 = d3 = weight.dtype.type(0)
-        for c in range(slope.size):
-            x = slope[c]
-            d0 += x * weight[k, c]
-            d1 += x * weight[k + 1, c]
-            d2 += x * weight[k + 2, c]
-            d3 += x * weight[k + 3, c]
-        out[k] += d0
-        out[k + 1] += d1
-        out[k + 2] += d2
-        out[k + 3] += d3
-        k += 4
-    while k < n:
-        dot = weight.dtype.type(0)
-        for c in range(slope.size):
-            dot += slope[c] * weight[k, c]
-        out[k] += dot
-        k += 1
-
-
-@compiled
 def backward(  # type: ignore[no-untyped-def]
     first,
     last,
@@ -152,6 +110,7 @@ def backward(  # type: ignore[no-untyped-def]
     features,
     widths,
     with_features,
+    transposed,
     grad,
     grad_radial,
     grad_harmonics,
@@ -159,20 +118,21 @@ def backward(  # type: ignore[no-untyped-def]
     grad_features,
 ):
     f0 = widths[0]
-    filters = np.empty_like(weight[0])
-    weights = np.empty_like(weight[0])
-    slope = np.empty_like(weight[0])
-    for i in range(first, last):
-        mine, mine_grad = node[i], grad_node[i]
-        for e in range(start[i], start[i + 1]):
-            g = grad[sender[e]]
-            filters[:] = 0
-            add_row(radial[e], weight, filters)
+    chunk, slopes = np.empty((CHUNK, node.shape[1]), node.dtype), np.empty((CHUNK, node.shape[1]), node.dtype)
+    weights = np.empty_like(node[0])
+    i = first
+    for lo in range(start[first], start[last], CHUNK):
+        hi = min(lo + CHUNK, start[last])
+        _filters(radial[lo:hi], weight, chunk)
+        for e in range(lo, hi):
+            while start[i + 1] <= e:
+                i += 1
+            mine, mine_grad, filters, slope, g = node[i], grad_node[i], chunk[e - lo], slopes[e - lo], grad[sender[e]]
             for c in range(filters.size):
                 weights[c] = filters[c] * mine[c]
             for c in range(f0):
                 slope[c] = g[c]
-            a, row, h, sign = f0, f0, 0, weight.dtype.type(-1)
+            a, row, h, sign = f0, f0, 0, node.dtype.type(-1)
             for degree in range(1, len(widths)):
                 width = widths[degree]
                 on_harmonics, on_sender = slice(a, a + width), slice(a + width, a + 2 * width)
@@ -185,7 +145,7 @@ def backward(  # type: ignore[no-untyped-def]
                     there = g[row : row + width]
                     x = features[i, row : row + width]
                     gx = grad_features[i, row : row + width]
-                    dot = weight.dtype.type(0)
+                    dot = node.dtype.type(0)
                     for c in range(width):
                         first_slope[c] += y * there[c]
                         dot += there[c] * first_weights[c]
@@ -201,7 +161,7 @@ def backward(  # type: ignore[no-untyped-def]
             for c in range(slope.size):
                 mine_grad[c] += slope[c] * filters[c]
                 slope[c] *= mine[c]
-            _products(slope, weight, grad_radial[e])
+        add_product(slopes[: hi - lo], transposed, grad_radial[lo:hi])
 
 
 def as_array(x: Tensor) -> NDArray[Any]:
@@ -257,12 +217,12 @@ def sum_messages(
     start = first_edges(receiver, len(node))
     widths = np.array([features[0].shape[1], *(x.shape[2] for x in features[1:])])
     state = torch.cat([x.flatten(1) for x in features], dim=1)
-    inputs = radial, weight.T, torch.cat(harmonics, dim=1), node, state
-    arrays = [as_array(x) for x in (sender, *inputs)]
+    arrays = [as_array(x) for x in (sender, radial, torch.cat(harmonics, dim=1), node, state)]
+    arrays.insert(2, panels(as_array(weight.T)))
     tables = unrelated(arrays[2])
     if related is not None:
-        found = related.kinds, related.basis, related.weight.T, related.scale, related.shift
-        tables = tuple(as_array(x) for x in found)
+        kinds, basis, *more = map(as_array, (related.kinds, related.basis, related.scale, related.shift))
+        tables = kinds, basis, panels(as_array(related.weight.T)), *more
     out = np.zeros_like(arrays[-1])
     # In the first layer of the energy the features of higher degree are zero.
     with_features = bool(arrays[-1][:, widths[0] :].any())
@@ -272,5 +232,5 @@ def sum_messages(
 
 def unrelated(weight: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """What :func:`forward` takes for the graph of a molecule where there is none: kinds, basis, weights and tables."""
-    nothing = weight[:0]
-    return np.empty(0, np.int64), nothing.T, nothing, nothing, nothing
+    nothing = weight[0, :0]
+    return np.empty(0, np.int64), nothing, weight[:0], nothing, nothing

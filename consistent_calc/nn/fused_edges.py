@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consistent_calc.jit import compiled
 from consistent_calc.nn.edges import edge_functions as plain_functions
-from consistent_calc.nn.fused import as_array, compiled
+from consistent_calc.nn.fused import as_array
 from consistent_calc.nn.radial import ORDER, BesselBasis, envelope, envelope_coefficients
 
 #: Degrees of the harmonics that the kernels know.
@@ -77,6 +78,26 @@ def _backward(vectors, cutoff, coefficients, on_radial, on_harmonics, out):  # t
         # A change of the direction is a change of the vector across it, divided by its length.
         inward = along - (x * gx + y * gy + z * gz) / d
         out[e, 0], out[e, 1], out[e, 2] = gx / d + inward * x, gy / d + inward * y, gz / d + inward * z
+
+
+@compiled
+def _any_within(vectors, receiver, sender, reach):  # type: ignore[no-untyped-def]
+    for e in range(len(vectors)):
+        x, y, z = vectors[e]
+        if x * x + y * y + z * z < (reach[receiver[e]] + reach[sender[e]]) ** 2:
+            return True
+    return False
+
+
+def any_within(vectors: Tensor, edges: Tensor, reach: Tensor) -> bool:
+    """Whether any edge is shorter than the sum of what its atoms reach, on the CPU.
+
+    Args:
+        vectors: ``[n_edges, 3]``.
+        edges: int64 ``[2, n_edges]``.
+        reach: ``[n_atoms]``.
+    """
+    return bool(_any_within(*map(as_array, (vectors, *edges, reach))))
 
 
 def edge_functions(vectors: Tensor, basis: BesselBasis, degrees: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

@@ -14,41 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from consistent_calc.nn.fused import add_row, compiled
+from consistent_calc.jit import compiled
+from consistent_calc.nn.fused_product import add_product
 
 #: Atoms that go through a layer together: their features stay in the cache.
 CHUNK = 32
-
-
-@compiled
-def add_product(x, weight, out):  # type: ignore[no-untyped-def]
-    """Adds ``x @ weight``; four rows and four columns of ``x`` at a time, so that little is loaded and stored."""
-    n, size, i = len(x), len(weight), 0
-    while i + 4 <= n:
-        o0, o1, o2, o3, k = out[i], out[i + 1], out[i + 2], out[i + 3], 0
-        while k + 4 <= size:
-            a00, a01, a02, a03 = x[i, k], x[i, k + 1], x[i, k + 2], x[i, k + 3]
-            a10, a11, a12, a13 = x[i + 1, k], x[i + 1, k + 1], x[i + 1, k + 2], x[i + 1, k + 3]
-            a20, a21, a22, a23 = x[i + 2, k], x[i + 2, k + 1], x[i + 2, k + 2], x[i + 2, k + 3]
-            a30, a31, a32, a33 = x[i + 3, k], x[i + 3, k + 1], x[i + 3, k + 2], x[i + 3, k + 3]
-            w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
-            for c in range(weight.shape[1]):
-                o0[c] += a00 * w0[c] + a01 * w1[c] + a02 * w2[c] + a03 * w3[c]
-                o1[c] += a10 * w0[c] + a11 * w1[c] + a12 * w2[c] + a13 * w3[c]
-                o2[c] += a20 * w0[c] + a21 * w1[c] + a22 * w2[c] + a23 * w3[c]
-                o3[c] += a30 * w0[c] + a31 * w1[c] + a32 * w2[c] + a33 * w3[c]
-            k += 4
-        while k < size:
-            for c in range(weight.shape[1]):
-                o0[c] += x[i, k] * weight[k, c]
-                o1[c] += x[i + 1, k] * weight[k, c]
-                o2[c] += x[i + 2, k] * weight[k, c]
-                o3[c] += x[i + 3, k] * weight[k, c]
-            k += 1
-        i += 4
-    while i < n:
-        add_row(x[i], weight, out[i])
-        i += 1
 
 
 @compiled
@@ -317,7 +287,7 @@ def head(  # type: ignore[no-untyped-def]
     scale, hidden = np.empty(CHUNK, state.dtype), np.empty((CHUNK, f0), state.dtype)
     outer, active = np.empty((CHUNK, size), state.dtype), np.empty((CHUNK, size), state.dtype)
     on_outer = np.empty_like(outer)
-    charge_hidden = np.empty((CHUNK, charge_layers[0].shape[1]), state.dtype)
+    charge_hidden = np.empty((CHUNK, len(charge_layers[1])), state.dtype)
     for lo in range(first, last, CHUNK):
         hi = min(lo + CHUNK, last)
         n = hi - lo

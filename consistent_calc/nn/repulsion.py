@@ -22,6 +22,7 @@ REACH = 0.70
 # The universal screening function: sum of amplitude * exp(-decay * r / length).
 _AMPLITUDES = (0.18175, 0.50986, 0.28022, 0.02817)
 _DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
+_RADII = torch.tensor(COVALENT_RADII, dtype=torch.float64)
 
 
 def short_range_repulsion(vectors: Tensor, numbers: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,9 +37,14 @@ def short_range_repulsion(vectors: Tensor, numbers: Tensor, edges: Tensor) -> tu
         Float64 ``[n_atoms]``, eV, half of each pair's energy to either atom, and ``[n_edges, 3]``, its derivative with
         respect to the edge vectors, eV/Angstrom.
     """
-    radii = vectors.new_tensor(COVALENT_RADII)[numbers.clamp(max=len(COVALENT_RADII) - 1)]
+    radii = _RADII.to(vectors)[numbers.clamp(max=len(_RADII) - 1)]
     energies = torch.zeros(len(numbers), dtype=torch.float64, device=vectors.device)
     gradients = torch.zeros_like(vectors)
+    if vectors.device.type == "cpu":
+        from consistent_calc.nn.fused_edges import any_within  # numba takes a while to import
+
+        if not any_within(vectors, edges, REACH * radii):
+            return energies, gradients
     squared = (vectors * vectors).sum(1)
     # Few edges are within the longest reach of all, hardly any within their own.
     close = (squared < (2 * REACH * radii.amax()) ** 2).nonzero()[:, 0] if len(radii) else edges[0]

@@ -19,6 +19,7 @@ from consistent_calc.neighbors import SMALL_MOLECULE, NeighborList, neighbor_lis
 from consistent_calc.neighbors.binned import binned_pairs
 from consistent_calc.neighbors.brute_force import brute_force_pairs
 from consistent_calc.neighbors.open import open_pairs
+from consistent_calc.neighbors.open_cpu import open_pairs_cpu
 from consistent_calc.neighbors.vesin_cpu import vesin_pairs
 from consistent_calc.structures import StructureBatch
 
@@ -113,11 +114,11 @@ def test_no_atoms_at_all(n_structures: int) -> None:
 
 def test_coincident_atoms_are_neighbors() -> None:
     batch = StructureBatch.from_arrays([1, 1], np.zeros((2, 3)))
-    for search in (open_pairs, binned_pairs, vesin_pairs):
+    for search in (open_pairs, open_pairs_cpu, binned_pairs, vesin_pairs):
         assert search(batch, 1.0)[0].tolist() == [[0, 1], [1, 0]]
 
 
-@pytest.mark.parametrize("search", [open_pairs, binned_pairs, vesin_pairs])
+@pytest.mark.parametrize("search", [open_pairs, open_pairs_cpu, binned_pairs, vesin_pairs])
 def test_open_structures_with_atoms_very_far_apart(search: Search) -> None:
     near = _gas(150)
     apart = near.positions + torch.tensor([3e6, -5e6, 1e6], dtype=torch.float64)

@@ -11,6 +11,7 @@ from consistent_calc.neighbors import NeighborList, neighbor_list
 from consistent_calc.neighbors.binned import binned_pairs
 from consistent_calc.neighbors.brute_force import brute_force_pairs
 from consistent_calc.neighbors.open import open_pairs
+from consistent_calc.neighbors.open_cpu import open_pairs_cpu
 from consistent_calc.neighbors.vesin_cpu import vesin_pairs
 from consistent_calc.structures import StructureBatch
 
@@ -77,6 +78,7 @@ def _check_against_oracle(batch: StructureBatch, cutoff: float) -> None:
         results["vesin"] = vesin_pairs(double, cutoff)
     if not bool(batch.pbc.any()):
         results["open"] = open_pairs(double, cutoff)
+        results["open on the CPU"] = open_pairs_cpu(double, cutoff)
         results["open in small blocks"] = open_pairs(double, cutoff, max_candidates=20)
     for name, (found_edges, found_shifts) in results.items():
         assert found_edges.dtype == found_shifts.dtype == torch.int64, name

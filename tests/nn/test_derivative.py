@@ -134,16 +134,6 @@ def test_threads_may_share_a_model(batch: StructureBatch) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 9])
-@pytest.mark.parametrize("size", [1, 4, 6])
-def test_products(rows: int, size: int) -> None:
-    rng = np.random.default_rng(0)
-    x, weight, out = rng.normal(size=(rows, size)), rng.normal(size=(size, 5)), rng.normal(size=(rows, 5))
-    expected = out + x @ weight
-    fused_rows.add_product(x, weight, out)
-    np.testing.assert_allclose(out, expected, atol=1e-14)
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-14), (np.float32, 1e-7)])
 def test_silu(dtype: type, tolerance: float) -> None:
     x = np.concatenate([np.linspace(-60, 60, 2001), [-1e30, 1e30, np.nan]]).astype(dtype)[None]

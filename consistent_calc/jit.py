@@ -1,0 +1,27 @@
+"""How kernels are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from numba import njit
+
+#: Sums may be reordered, so that they run in vector registers; NaN and infinity stay what they are.
+REORDER = {"reassoc", "contract", "nsz"}
+
+
+def compiled(function: Callable[..., Any], *, flags: set[str] | bool = REORDER) -> Callable[..., Any]:
+    """Compiled at the first call with its types, in a second or two; kept on disk where that is possible.
+
+    Args:
+        function: in the part of Python that numba knows.
+        flags: what may be done to floating-point arithmetic; False keeps it to the letter.
+    """
+    # With Python's error model a loop with a division stops at zero, and so cannot run in vector registers.
+    options = partial(njit, nogil=True, fastmath=flags, error_model="numpy")
+    try:
+        return options(cache=True)(function)
+    except RuntimeError:  # numba found no folder that it may write to
+        return options()(function)
