@@ -26,6 +26,7 @@ from consistent_calc.nn.fused import as_array, first_edges, over_atoms, over_edg
 from consistent_calc.nn.fused_edges import edge_functions, edge_functions_backward
 from consistent_calc.nn.fused_product import panels
 from consistent_calc.nn.layers import LENGTH_EPS, Message, Update
+from consistent_calc.simd import lanes_of
 
 Array = NDArray[Any]
 
@@ -66,6 +67,7 @@ class MessageLayer:
         self.layers = Perceptron(layer.node[0], layer.node[2], layer.normalize, layer.scale)
         self.weight, self.transposed = _panels(layer.filter.weight.T), _panels(layer.filter.weight)
         self.unrelated = fused.unrelated(self.weight)
+        self.lanes = lanes_of(self.weight.dtype, *widths)
 
     def node(self, state: Array) -> tuple[Array, tuple[Array, ...]]:
         """The part of the messages that belongs to their senders, and what its derivative needs."""
@@ -81,14 +83,14 @@ class MessageLayer:
         node, of_node = (node, ()) if node is not None else self.node(state)
         inputs = edges.sender, edges.radial, self.weight, edges.harmonics, node, state, self.widths, not first
         out = state.copy()
-        over_edges(fused.forward, edges.start, *inputs, *self.unrelated, out)
+        over_edges(fused.forward, edges.start, *inputs, *self.unrelated, self.lanes, out)
         return out, (inputs, of_node)
 
     def back(self, grad: Array, edges: Edges, kept: tuple[Any, ...]) -> Array:
         """The gradient of the old state, which nobody needs for the first layer; adds to those of the edges."""
         inputs, of_node = kept
         out, on_node = grad.copy(), np.zeros_like(inputs[4])
-        of_edges = self.transposed, grad, edges.on_radial, edges.on_harmonics
+        of_edges = self.lanes, self.transposed, grad, edges.on_radial, edges.on_harmonics
         over_edges(fused.backward, edges.start, *inputs, *of_edges, on_node, out)
         if of_node:
             f0 = int(self.widths[0])

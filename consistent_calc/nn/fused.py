@@ -18,23 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consistent_calc.jit import compiled
-from consistent_calc.nn.fused_product import add_product, panels
+from consistent_calc.nn.fused_product import add_product, panels, put_product
 from consistent_calc.nn.layers import RelatedFilters, per_degree
+from consistent_calc.simd import broadcast, fma, lanes_of, load, multiply, store, total
 
 #: Edges, or atoms where these are worked on one by one, below which a second thread costs more than it saves.
 EDGES_PER_THREAD = 4000
 ATOMS_PER_THREAD = 500
 #: Edges whose filters are made together: they stay in the cache.
 CHUNK = 32
-
-
-@compiled
-def _filters(radial, weight, out):  # type: ignore[no-untyped-def]
-    """Of some edges, into the first rows of ``out``."""
-    for e in range(len(radial)):
-        for c in range(out.shape[1]):
-            out[e, c] = 0
-    add_product(radial, weight, out)
 
 
 @compiled
@@ -55,46 +47,45 @@ def forward(  # type: ignore[no-untyped-def]
     kind_weight,
     scale,
     shift,
+    lanes,
     out,
 ):
     f0 = widths[0]
+    step = len(lanes)
     chunk, more = np.empty((CHUNK, node.shape[1]), node.dtype), np.empty((CHUNK, node.shape[1]), node.dtype)
     i = first
     for lo in range(start[first], start[last], CHUNK):
         hi = min(lo + CHUNK, start[last])
-        _filters(radial[lo:hi], weight, chunk)
+        put_product(radial[lo:hi], weight, chunk)
         if len(kinds) > 0:
-            _filters(basis[lo:hi], kind_weight, more)
+            put_product(basis[lo:hi], kind_weight, more)
         for e in range(lo, hi):
             while start[i + 1] <= e:
                 i += 1
-            total, filters, j = out[i], chunk[e - lo], sender[e]
+            j, q = sender[e], e - lo
             if len(kinds) > 0 and kinds[e] != 0:
                 kind = kinds[e]
-                for c in range(filters.size):
-                    filters[c] += more[e - lo, c] * scale[kind, c] + shift[kind, c]
-            for c in range(filters.size):
-                filters[c] *= node[j, c]
-            for c in range(f0):
-                total[c] += filters[c]
+                for c in range(node.shape[1]):
+                    chunk[q, c] += more[q, c] * scale[kind, c] + shift[kind, c]
+            for c in range(0, f0, step):
+                here = fma(load(chunk, q, c, lanes), load(node, j, c, lanes), load(out, i, c, lanes))
+                store(out, i, c, here)
             a, row, h = f0, f0, 0
             for degree in range(1, len(widths)):
-                width = widths[degree]
-                first_weights = filters[a : a + width]
-                second_weights = filters[a + width : a + 2 * width]
-                for _ in range(2 * degree + 1):
-                    y = harmonics[e, h]
-                    there = features[j, row : row + width]
-                    here = total[row : row + width]
-                    if with_features:
-                        for c in range(width):
-                            here[c] += y * first_weights[c] + second_weights[c] * there[c]
-                    else:
-                        for c in range(width):
-                            here[c] += y * first_weights[c]
-                    row += width
-                    h += 1
+                width, n = widths[degree], 2 * degree + 1
+                for c in range(0, width, step):
+                    b = a + width
+                    first_weight = multiply(load(chunk, q, a + c, lanes), load(node, j, a + c, lanes))
+                    second_weight = multiply(load(chunk, q, b + c, lanes), load(node, j, b + c, lanes))
+                    for m in range(n):
+                        place = row + m * width + c
+                        here = fma(broadcast(harmonics[e, h + m], lanes), first_weight, load(out, i, place, lanes))
+                        if with_features:
+                            here = fma(load(features, j, place, lanes), second_weight, here)
+                        store(out, i, place, here)
                 a += 2 * width
+                row += n * width
+                h += n
 
 
 @compiled
@@ -110,6 +101,7 @@ def backward(  # type: ignore[no-untyped-def]
     features,
     widths,
     with_features,
+    lanes,
     transposed,
     grad,
     grad_radial,
@@ -119,48 +111,52 @@ def backward(  # type: ignore[no-untyped-def]
 ):
     f0 = widths[0]
     chunk, slopes = np.empty((CHUNK, node.shape[1]), node.dtype), np.empty((CHUNK, node.shape[1]), node.dtype)
-    weights = np.empty_like(node[0])
+    step = len(lanes)
+    dots = np.empty((2 * len(widths) - 1, step), node.dtype)
     i = first
     for lo in range(start[first], start[last], CHUNK):
         hi = min(lo + CHUNK, start[last])
-        _filters(radial[lo:hi], weight, chunk)
+        put_product(radial[lo:hi], weight, chunk)
         for e in range(lo, hi):
             while start[i + 1] <= e:
                 i += 1
-            mine, mine_grad, filters, slope, g = node[i], grad_node[i], chunk[e - lo], slopes[e - lo], grad[sender[e]]
-            for c in range(filters.size):
-                weights[c] = filters[c] * mine[c]
-            for c in range(f0):
-                slope[c] = g[c]
+            j, q = sender[e], e - lo
+            for c in range(0, f0, step):
+                there = load(grad, j, c, lanes)
+                store(grad_node, i, c, fma(there, load(chunk, q, c, lanes), load(grad_node, i, c, lanes)))
+                store(slopes, q, c, multiply(there, load(node, i, c, lanes)))
             a, row, h, sign = f0, f0, 0, node.dtype.type(-1)
             for degree in range(1, len(widths)):
-                width = widths[degree]
-                on_harmonics, on_sender = slice(a, a + width), slice(a + width, a + 2 * width)
-                first_slope, second_slope = slope[on_harmonics], slope[on_sender]
-                first_slope[:] = 0
-                second_slope[:] = 0
-                first_weights, second_weights = weights[on_harmonics], weights[on_sender]
-                for _ in range(2 * degree + 1):
-                    y = sign * harmonics[e, h]
-                    there = g[row : row + width]
-                    x = features[i, row : row + width]
-                    gx = grad_features[i, row : row + width]
-                    dot = node.dtype.type(0)
-                    for c in range(width):
-                        first_slope[c] += y * there[c]
-                        dot += there[c] * first_weights[c]
-                    if with_features:
-                        for c in range(width):
-                            second_slope[c] += x[c] * there[c]
-                            gx[c] += there[c] * second_weights[c]
-                    grad_harmonics[e, h] += sign * dot
-                    row += width
-                    h += 1
+                width, n = widths[degree], 2 * degree + 1
+                dots[:] = 0
+                for c in range(0, width, step):
+                    b = a + width
+                    first_filter, second_filter = load(chunk, q, a + c, lanes), load(chunk, q, b + c, lanes)
+                    first_node, second_node = load(node, i, a + c, lanes), load(node, i, b + c, lanes)
+                    first_weight, second_weight = (
+                        multiply(first_filter, first_node),
+                        multiply(second_filter, second_node),
+                    )
+                    first_slope = second_slope = broadcast(node.dtype.type(0), lanes)
+                    for m in range(n):
+                        place = row + m * width + c
+                        there = load(grad, j, place, lanes)
+                        first_slope = fma(broadcast(sign * harmonics[e, h + m], lanes), there, first_slope)
+                        store(dots, m, 0, fma(there, first_weight, load(dots, m, 0, lanes)))
+                        if with_features:
+                            second_slope = fma(load(features, i, place, lanes), there, second_slope)
+                            here = fma(there, second_weight, load(grad_features, i, place, lanes))
+                            store(grad_features, i, place, here)
+                    store(grad_node, i, a + c, fma(first_slope, first_filter, load(grad_node, i, a + c, lanes)))
+                    store(grad_node, i, b + c, fma(second_slope, second_filter, load(grad_node, i, b + c, lanes)))
+                    store(slopes, q, a + c, multiply(first_slope, first_node))
+                    store(slopes, q, b + c, multiply(second_slope, second_node))
+                for m in range(n):
+                    grad_harmonics[e, h + m] += sign * total(load(dots, m, 0, lanes))
                 a += 2 * width
+                row += n * width
+                h += n
                 sign = -sign
-            for c in range(slope.size):
-                mine_grad[c] += slope[c] * filters[c]
-                slope[c] *= mine[c]
         add_product(slopes[: hi - lo], transposed, grad_radial[lo:hi])
 
 
@@ -226,7 +222,8 @@ def sum_messages(
     out = np.zeros_like(arrays[-1])
     # In the first layer of the energy the features of higher degree are zero.
     with_features = bool(arrays[-1][:, widths[0] :].any())
-    over_edges(forward, start, *arrays, widths, with_features, *tables, out)
+    lanes = lanes_of(out.dtype, *widths)
+    over_edges(forward, start, *arrays, widths, with_features, *tables, lanes, out)
     return per_degree(torch.from_numpy(out), features)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from consistent_calc.jit import compiled
-from consistent_calc.nn.fused_product import add_product
+from consistent_calc.nn.fused_product import add_product, put_product
 
 #: Atoms that go through a layer together: their features stay in the cache.
 CHUNK = 32
@@ -84,11 +84,10 @@ def _perceptron(x, layers, hidden, out):  # type: ignore[no-untyped-def]
 @compiled
 def _perceptron_backward(grad, layers, hidden, out):  # type: ignore[no-untyped-def]
     second, first = layers
-    on_hidden = np.zeros_like(hidden)
-    add_product(grad, second, on_hidden)
+    on_hidden = np.empty_like(hidden)
+    put_product(grad, second, on_hidden)
     _silu_backward(hidden, on_hidden)
-    out[:] = 0
-    add_product(on_hidden, first, out)
+    put_product(on_hidden, first, out)
 
 
 @compiled
@@ -169,8 +168,7 @@ def update(  # type: ignore[no-untyped-def]
                     here, there = x[i * n + m], state[lo + i, row + m * width : row + (m + 1) * width]
                     for c in range(width):
                         here[c] = there[c]
-            pair[:] = 0
-            add_product(x, maps[degree - 1], pair)
+            put_product(x, maps[degree - 1], pair)
             for i in range(lo, hi):
                 length = hidden[i, f0 + place : f0 + place + width]
                 product = products[i, place : place + width]
@@ -201,8 +199,7 @@ def update(  # type: ignore[no-untyped-def]
                         here[c] += left[c] * first_gate[c]
             row += n * width
             place += width
-        scalars[:] = 0
-        add_product(gated[: hi - lo], mixing, scalars[: hi - lo])
+        put_product(gated[: hi - lo], mixing, scalars)
         for i in range(lo, hi):
             here, gate, scalar = state[i], gates[i], scalars[i - lo]
             for c in range(f0):
@@ -227,8 +224,7 @@ def update_backward(  # type: ignore[no-untyped-def]
             here, on_scalar, on_gate = grad[i], on_scalars[i - lo], on_gates[i - lo]
             for c in range(f0):
                 on_scalar[c] = on_gate[c] = here[c]
-        on_gated[:] = 0
-        add_product(on_scalars[: hi - lo], mixing, on_gated[: hi - lo])
+        put_product(on_scalars[: hi - lo], mixing, on_gated)
         row, place = f0, 0
         for degree in range(1, len(widths)):
             width, n = widths[degree], 2 * degree + 1
@@ -265,8 +261,8 @@ def update_backward(  # type: ignore[no-untyped-def]
                     right, on_right = pair[k, width:], on_pair[k, width:]
                     for c in range(width):
                         on_right[c] += slope[c] * right[c]
-            on_x = np.zeros((len(pair), width), grad.dtype)
-            add_product(on_pair[: len(pair)], maps[degree - 1], on_x)
+            on_x = np.empty((len(pair), width), grad.dtype)
+            put_product(on_pair[: len(pair)], maps[degree - 1], on_x)
             for i in range(hi - lo):
                 for m in range(n):
                     here, there = grad[lo + i, row + m * width : row + (m + 1) * width], on_x[i * n + m]

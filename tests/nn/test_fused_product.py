@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from consistent_calc.nn.fused_product import VECTOR, add_product, panels
+from consistent_calc.nn.fused_product import add_product, panels, put_product
+from consistent_calc.simd import VECTOR
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-13), (np.float32, 1e-4)])
@@ -20,6 +21,9 @@ def test_products(dtype: type, tolerance: float, n_columns: int, rows: int) -> N
         expected = out + x @ weight
         add_product(x, panels(weight), out)
         np.testing.assert_allclose(out, expected, atol=tolerance)
+        out[:] = np.nan
+        put_product(x, panels(weight), out)
+        np.testing.assert_allclose(out, x @ weight, atol=tolerance)
 
 
 def test_rows_may_lie_apart_and_neighbors_stay() -> None:
