@@ -16,6 +16,8 @@ ROOMS = (
     "errors",
     "units",
     "elements",
+    "jit",
+    "simd",
     "molgraph",
     "structures",
     "neighbors",

@@ -32,7 +32,7 @@ Array = NDArray[Any]
 
 #: Atoms of molecules that go through the network together: molecules know nothing of each other, and what is kept of so
 #: few stays in the cache.
-ATOMS_AT_ONCE = 64
+ATOMS_AT_ONCE = 100
 
 
 def _panels(weight: Tensor) -> Array:
