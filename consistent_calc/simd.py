@@ -122,6 +122,16 @@ def multiply(typing_context, a, b):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def add(typing_context, a, b):  # type: ignore[no-untyped-def]
+    """``a + b``, lane by lane."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fadd(*arguments, flags=tuple(REORDER))
+
+    return a(a, a), generate
+
+
+@intrinsic
 def fma(typing_context, a, b, c):  # type: ignore[no-untyped-def]
     """``a * b + c``, lane by lane, in one operation where there is one."""
 

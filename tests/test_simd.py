@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consistent_calc.jit import compiled
-from consistent_calc.simd import VECTOR, broadcast, fma, lanes_of, load, multiply, store, total
+from consistent_calc.simd import VECTOR, add, broadcast, fma, lanes_of, load, multiply, store, total
 
 
 @compiled
@@ -14,7 +14,7 @@ def _kernel(a, b, number, lanes, out, sums):  # type: ignore[no-untyped-def]
     for i in range(len(a)):
         for c in range(0, a.shape[1], len(lanes)):
             x, y = load(a, i, c, lanes), load(b, i, c, lanes)
-            z = fma(broadcast(number, lanes), multiply(x, y), y)
+            z = add(fma(broadcast(number, lanes), multiply(x, y), y), x)
             store(out, i, c, z)
             sums[i] += total(z)
 
@@ -26,7 +26,7 @@ def test_the_same_as_numpy(dtype: type, tolerance: float, columns: int) -> None:
     a, b = (rng.normal(size=(3, columns + 2)).astype(dtype)[:, 1:-1] for _ in range(2))
     out, sums = np.empty((3, columns), dtype), np.zeros(3, dtype)
     _kernel(a, b, dtype(1.5), lanes_of(dtype, columns), out, sums)
-    np.testing.assert_allclose(out, dtype(1.5) * a * b + b, atol=tolerance)
+    np.testing.assert_allclose(out, dtype(1.5) * a * b + b + a, atol=tolerance)
     np.testing.assert_allclose(sums, out.sum(1), atol=10 * tolerance)
 
 

@@ -102,7 +102,7 @@ class UpdateLayer:
     """Adds to the state what :class:`consistent_calc.nn.layers.Update` computes."""
 
     def __init__(self, layer: Update, widths: NDArray[np.int64]) -> None:
-        self.widths = widths
+        self.widths, self.lanes = widths, lanes_of(as_array(layer.products.weight).dtype, *widths)
         pairs = [torch.cat([*a.parameters(), *b.parameters()]) for a, b in zip(layer.left, layer.right, strict=True)]
         mlp = Perceptron(layer.mlp[0], layer.mlp[2], layer.normalize)
         self.forward = tuple(_panels(x.T) for x in pairs), mlp.forward, _panels(layer.products.weight.T)
@@ -120,13 +120,13 @@ class UpdateLayer:
             np.empty(n, dtype),
             np.empty((n, f0), dtype),
         )
-        over_atoms(fused_rows.update, n, widths, dtype.type(LENGTH_EPS), state, *self.forward, *kept)
+        over_atoms(fused_rows.update, n, widths, dtype.type(LENGTH_EPS), self.lanes, state, *self.forward, *kept)
         return kept
 
     def back(self, grad: Array, kept: tuple[Any, ...]) -> None:
         """Turns the gradient of the new state into that of the old one."""
         eps = grad.dtype.type(LENGTH_EPS)
-        over_atoms(fused_rows.update_backward, len(grad), self.widths, eps, grad, *self.backward, *kept)
+        over_atoms(fused_rows.update_backward, len(grad), self.widths, eps, self.lanes, grad, *self.backward, *kept)
 
 
 class Edges:

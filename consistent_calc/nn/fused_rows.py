@@ -16,6 +16,7 @@ import numpy as np
 
 from consistent_calc.jit import compiled
 from consistent_calc.nn.fused_product import add_product, put_product
+from consistent_calc.simd import add, broadcast, fma, load, multiply, store
 
 #: Atoms that go through a layer together: their features stay in the cache.
 CHUNK = 32
@@ -142,135 +143,163 @@ def node_backward(first, last, f0, grad, layers, normalized, scale, hidden, out)
 
 
 @compiled
-def _halves(row, begin, width):  # type: ignore[no-untyped-def]
-    return row[begin : begin + width], row[begin + width : begin + 2 * width]
+def _gather(state, column, n, lanes, out):  # type: ignore[no-untyped-def]
+    """The features of one degree, which begin at a column, with a row for each of the ``n`` components."""
+    width = out.shape[1]
+    for k in range(len(out)):
+        for c in range(0, width, len(lanes)):
+            store(out, k, c, load(state, k // n, column + k % n * width + c, lanes))
+
+
+@compiled
+def _add_gathered(x, column, n, lanes, state):  # type: ignore[no-untyped-def]
+    """Adds what has the form that :func:`_gather` gives."""
+    width = x.shape[1]
+    for k in range(len(x)):
+        for c in range(0, width, len(lanes)):
+            place = column + k % n * width + c
+            store(state, k // n, place, add(load(x, k, c, lanes), load(state, k // n, place, lanes)))
+
+
+@compiled
+def _invariants(pair, n, f0, place, eps, lanes, lengths, products):  # type: ignore[no-untyped-def]
+    """Lengths of the right maps and scalar products of both, from column ``place`` (of lengths: after the scalars)."""
+    width = pair.shape[1] // 2
+    for i in range(len(products)):
+        for c in range(0, width, len(lanes)):
+            square, product = broadcast(eps * eps, lanes), broadcast(pair.dtype.type(0), lanes)
+            for k in range(i * n, (i + 1) * n):
+                left, right = load(pair, k, c, lanes), load(pair, k, width + c, lanes)
+                square, product = fma(right, right, square), fma(left, right, product)
+            store(lengths, i, f0 + place + c, square)
+            store(products, i, place + c, product)
+        for c in range(f0 + place, f0 + place + width):
+            lengths[i, c] = np.sqrt(lengths[i, c]) - eps
+
+
+@compiled
+def _invariants_backward(pair, n, begin, eps, lanes, lengths, on_lengths, on_pair):  # type: ignore[no-untyped-def]
+    """Adds what comes through the lengths, which begin at a column, to the gradient of the right maps."""
+    width = pair.shape[1] // 2
+    for i in range(len(lengths)):
+        for c in range(begin, begin + width):
+            on_lengths[i, c] /= lengths[i, c] + eps
+        for c in range(0, width, len(lanes)):
+            slope = load(on_lengths, i, begin + c, lanes)
+            for k in range(i * n, (i + 1) * n):
+                old = load(on_pair, k, width + c, lanes)
+                store(on_pair, k, width + c, fma(slope, load(pair, k, width + c, lanes), old))
+
+
+@compiled
+def _gate(pair, n, column, f0, place, lanes, gates, products, gated, state):  # type: ignore[no-untyped-def]
+    """Adds the left maps times a gate to the state, and puts products times another where these are mixed."""
+    width = pair.shape[1] // 2
+    begin = f0 + 2 * place
+    for i in range(len(gates)):
+        for c in range(0, width, len(lanes)):
+            first, second = load(gates, i, begin + c, lanes), load(gates, i, begin + width + c, lanes)
+            store(gated, i, place + c, multiply(load(products, i, place + c, lanes), second))
+            for m in range(n):
+                where = column + m * width + c
+                store(state, i, where, fma(load(pair, i * n + m, c, lanes), first, load(state, i, where, lanes)))
+
+
+@compiled
+def _gate_backward(  # type: ignore[no-untyped-def]
+    pair, n, column, f0, place, lanes, gates, products, grad, on_gated, on_gates, on_pair
+):
+    width = pair.shape[1] // 2
+    begin = f0 + 2 * place
+    for i in range(len(gates)):
+        for c in range(0, width, len(lanes)):
+            first, second = load(gates, i, begin + c, lanes), load(gates, i, begin + width + c, lanes)
+            on_product = load(on_gated, i, place + c, lanes)
+            store(on_gates, i, begin + width + c, multiply(on_product, load(products, i, place + c, lanes)))
+            on_product, on_first = multiply(on_product, second), broadcast(pair.dtype.type(0), lanes)
+            for m in range(n):
+                k = i * n + m
+                left, right = load(pair, k, c, lanes), load(pair, k, width + c, lanes)
+                there = load(grad, i, column + m * width + c, lanes)
+                on_first = fma(there, left, on_first)
+                store(on_pair, k, c, fma(there, first, multiply(on_product, right)))
+                store(on_pair, k, width + c, multiply(on_product, left))
+            store(on_gates, i, begin + c, on_first)
 
 
 @compiled
 def update(  # type: ignore[no-untyped-def]
-    first, last, widths, eps, state, maps, layers, mixing, pairs, products, gates, hidden, scale, inner
+    first, last, widths, eps, lanes, state, maps, layers, mixing, pairs, products, gates, hidden, scale, inner
 ):
     """Adds the update to the state, and keeps what :func:`update_backward` needs in the arrays after ``mixing``."""
     f0 = widths[0]
-    higher = products.shape[1]
     scalars = np.empty((CHUNK, f0), state.dtype)
-    gated = np.empty((CHUNK, higher), state.dtype)
+    gated = np.empty((CHUNK, products.shape[1]), state.dtype)
     for lo in range(first, last, CHUNK):
         hi = min(lo + CHUNK, last)
-        _normalize(state[lo:hi], f0, hidden[lo:hi], scale[lo:hi])
-        row, place = f0, 0
+        mine, mine_hidden, mine_gates, mine_products = state[lo:hi], hidden[lo:hi], gates[lo:hi], products[lo:hi]
+        _normalize(mine, f0, mine_hidden, scale[lo:hi])
+        column, place = f0, 0
         for degree in range(1, len(widths)):
-            width, n = widths[degree], 2 * degree + 1
+            n = 2 * degree + 1
             pair = pairs[degree - 1][lo * n : hi * n]
-            x = np.empty((len(pair), width), state.dtype)
-            for i in range(hi - lo):
-                for m in range(n):
-                    here, there = x[i * n + m], state[lo + i, row + m * width : row + (m + 1) * width]
-                    for c in range(width):
-                        here[c] = there[c]
+            x = np.empty((len(pair), widths[degree]), state.dtype)
+            _gather(mine, column, n, lanes, x)
             put_product(x, maps[degree - 1], pair)
-            for i in range(lo, hi):
-                length = hidden[i, f0 + place : f0 + place + width]
-                product = products[i, place : place + width]
-                length[:] = 0
-                product[:] = 0
-                for k in range((i - lo) * n, (i - lo + 1) * n):
-                    left, right = _halves(pair[k], 0, width)
-                    for c in range(width):
-                        length[c] += right[c] * right[c]
-                        product[c] += left[c] * right[c]
-                for c in range(width):
-                    length[c] = np.sqrt(length[c] + eps * eps) - eps
-            row += n * width
-            place += width
-        _perceptron(hidden[lo:hi], layers, inner[lo:hi], gates[lo:hi])
-        row, place = f0, 0
+            _invariants(pair, n, f0, place, eps, lanes, mine_hidden, mine_products)
+            column += n * widths[degree]
+            place += widths[degree]
+        _perceptron(mine_hidden, layers, inner[lo:hi], mine_gates)
+        column, place = f0, 0
         for degree in range(1, len(widths)):
-            width, n = widths[degree], 2 * degree + 1
+            n = 2 * degree + 1
             pair = pairs[degree - 1][lo * n : hi * n]
-            for i in range(lo, hi):
-                first_gate, second_gate = _halves(gates[i], f0 + 2 * place, width)
-                product, mine = products[i, place : place + width], gated[i - lo, place : place + width]
-                for c in range(width):
-                    mine[c] = product[c] * second_gate[c]
-                for m in range(n):
-                    here, left = state[i, row + m * width : row + (m + 1) * width], pair[(i - lo) * n + m, :width]
-                    for c in range(width):
-                        here[c] += left[c] * first_gate[c]
-            row += n * width
-            place += width
+            _gate(pair, n, column, f0, place, lanes, mine_gates, mine_products, gated, mine)
+            column += n * widths[degree]
+            place += widths[degree]
         put_product(gated[: hi - lo], mixing, scalars)
-        for i in range(lo, hi):
-            here, gate, scalar = state[i], gates[i], scalars[i - lo]
+        for i in range(hi - lo):
             for c in range(f0):
-                here[c] += gate[c] + scalar[c]
+                mine[i, c] += mine_gates[i, c] + scalars[i, c]
 
 
 @compiled
 def update_backward(  # type: ignore[no-untyped-def]
-    first, last, widths, eps, grad, maps, layers, mixing, pairs, products, gates, hidden, scale, inner
+    first, last, widths, eps, lanes, grad, maps, layers, mixing, pairs, products, gates, hidden, scale, inner
 ):
     """Turns the gradient of the new state into that of the old one; all weights transposed."""
     f0 = widths[0]
-    higher = products.shape[1]
-    on_scalars = np.empty((CHUNK, f0), grad.dtype)
-    on_gated = np.empty((CHUNK, higher), grad.dtype)
+    on_gated = np.empty((CHUNK, products.shape[1]), grad.dtype)
     on_gates = np.empty((CHUNK, gates.shape[1]), grad.dtype)
-    on_hidden = np.empty((CHUNK, f0 + higher), grad.dtype)
+    on_hidden = np.empty((CHUNK, hidden.shape[1]), grad.dtype)
     on_pairs = [np.empty((CHUNK * (2 * k + 3), x.shape[1]), grad.dtype) for k, x in enumerate(pairs)]
     for lo in range(first, last, CHUNK):
         hi = min(lo + CHUNK, last)
-        for i in range(lo, hi):
-            here, on_scalar, on_gate = grad[i], on_scalars[i - lo], on_gates[i - lo]
+        mine, mine_hidden = grad[lo:hi], hidden[lo:hi]
+        for i in range(hi - lo):
             for c in range(f0):
-                on_scalar[c] = on_gate[c] = here[c]
-        put_product(on_scalars[: hi - lo], mixing, on_gated)
-        row, place = f0, 0
+                on_gates[i, c] = mine[i, c]
+        put_product(mine[:, :f0], mixing, on_gated)
+        column, place = f0, 0
         for degree in range(1, len(widths)):
-            width, n = widths[degree], 2 * degree + 1
+            n = 2 * degree + 1
             pair, on_pair = pairs[degree - 1][lo * n : hi * n], on_pairs[degree - 1]
-            for i in range(lo, hi):
-                on_first, on_second = _halves(on_gates[i - lo], f0 + 2 * place, width)
-                first_gate, second_gate = _halves(gates[i], f0 + 2 * place, width)
-                product, on_product = products[i, place : place + width], on_gated[i - lo, place : place + width]
-                for c in range(width):
-                    on_first[c] = 0
-                    on_second[c] = on_product[c] * product[c]
-                    on_product[c] *= second_gate[c]
-                for m in range(n):
-                    left, right = _halves(pair[(i - lo) * n + m], 0, width)
-                    on_left, on_right = _halves(on_pair[(i - lo) * n + m], 0, width)
-                    there = grad[i, row + m * width : row + (m + 1) * width]
-                    for c in range(width):
-                        on_first[c] += there[c] * left[c]
-                        on_left[c] = there[c] * first_gate[c] + on_product[c] * right[c]
-                        on_right[c] = on_product[c] * left[c]
-            row += n * width
-            place += width
+            kept = gates[lo:hi], products[lo:hi]
+            _gate_backward(pair, n, column, f0, place, lanes, *kept, mine, on_gated, on_gates, on_pair)
+            column += n * widths[degree]
+            place += widths[degree]
         _perceptron_backward(on_gates[: hi - lo], layers, inner[lo:hi], on_hidden[: hi - lo])
-        row, place = f0, 0
+        column, place = f0, 0
         for degree in range(1, len(widths)):
-            width, n = widths[degree], 2 * degree + 1
+            n = 2 * degree + 1
             pair, on_pair = pairs[degree - 1][lo * n : hi * n], on_pairs[degree - 1]
-            for i in range(hi - lo):
-                slope = on_hidden[i, f0 + place : f0 + place + width]
-                length = hidden[lo + i, f0 + place : f0 + place + width]
-                for c in range(width):
-                    slope[c] /= length[c] + eps
-                for k in range(i * n, (i + 1) * n):
-                    right, on_right = pair[k, width:], on_pair[k, width:]
-                    for c in range(width):
-                        on_right[c] += slope[c] * right[c]
-            on_x = np.empty((len(pair), width), grad.dtype)
+            _invariants_backward(pair, n, f0 + place, eps, lanes, mine_hidden, on_hidden, on_pair)
+            on_x = np.empty((len(pair), widths[degree]), grad.dtype)
             put_product(on_pair[: len(pair)], maps[degree - 1], on_x)
-            for i in range(hi - lo):
-                for m in range(n):
-                    here, there = grad[lo + i, row + m * width : row + (m + 1) * width], on_x[i * n + m]
-                    for c in range(width):
-                        here[c] += there[c]
-            row += n * width
-            place += width
-        _normalize_backward(hidden[lo:hi], f0, scale[lo:hi], on_hidden[: hi - lo], grad[lo:hi])
+            _add_gathered(on_x, column, n, lanes, mine)
+            column += n * widths[degree]
+            place += widths[degree]
+        _normalize_backward(mine_hidden, f0, scale[lo:hi], on_hidden[: hi - lo], mine)
 
 
 @compiled
