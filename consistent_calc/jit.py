@@ -25,3 +25,8 @@ def compiled(function: Callable[..., Any], *, flags: set[str] | bool = REORDER) 
         return options(cache=True)(function)
     except RuntimeError:  # numba found no folder that it may write to
         return options()(function)
+
+
+def to_the_letter(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As :func:`compiled`, with arithmetic as it is written: in neighbor lists a pair and its reverse must be equal."""
+    return compiled(function, flags=False)

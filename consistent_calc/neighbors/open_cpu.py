@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from consistent_calc.jit import compiled
+from consistent_calc.jit import to_the_letter
 from consistent_calc.structures import StructureBatch
-
-#: A pair and its reverse must be kept or left out together.
-to_the_letter: Any = partial(compiled, flags=False)
 
 
 @to_the_letter

@@ -67,6 +67,12 @@ def strict_and_sorted(batch: StructureBatch, edges: Tensor, shifts: Tensor, cuto
     Returns:
         Edges and shifts as in :class:`~consistent_calc.neighbors.NeighborList`.
     """
+    if edges.shape[1] == 0:
+        return edges, shifts
+    if edges.device.type == "cpu" and _keys_fit(shifts, batch.n_atoms):
+        from consistent_calc.neighbors.sort_cpu import strict_and_sorted_cpu  # numba takes a while to import
+
+        return strict_and_sorted_cpu(batch, edges, shifts, cutoff)
     i, j = edges
     # In this form the vectors of i -> j and j -> i are exact negatives: both are kept or neither.
     vectors = batch.positions.index_select(0, j) - batch.positions.index_select(0, i)
@@ -75,6 +81,13 @@ def strict_and_sorted(batch: StructureBatch, edges: Tensor, shifts: Tensor, cuto
     edges, shifts = edges[:, inside], shifts.index_select(0, inside)
     order = _lexicographic_order(edges, shifts, batch.n_atoms)
     return edges[:, order], shifts.index_select(0, order)
+
+
+def _keys_fit(shifts: Tensor, n_atoms: int) -> bool:
+    """Whether neighbor and shift fit into one number; atoms that drifted far over many cells would overflow it."""
+    low, high = shifts.aminmax(dim=0)
+    nx, ny, nz = (high - low + 1).tolist()
+    return n_atoms**2 * nx * ny * nz < 2**63
 
 
 def _lexicographic_order(edges: Tensor, shifts: Tensor, n_atoms: int) -> Tensor:
