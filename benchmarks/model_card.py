@@ -2,7 +2,7 @@
 
     python benchmarks/model_card.py
 
-Every figure comes from a ``results/*.json`` beside the script that measured it; nothing is typed by hand.
+Every figure comes from the results beside the script that measured it; nothing is typed by hand.
 """
 
 from __future__ import annotations
@@ -98,15 +98,69 @@ def short_figures() -> str:
 
 
 PEER = "AIMNet2 (1 network)"
+#: Tests beside other methods: name in ``accuracy/results/summary.csv``, metrics.
+TESTS = {
+    "torsions": ("relative energy MAE (kcal/mol)", "barrier height MAE (kcal/mol)"),
+    "conformers": ("relative energy MAE (kcal/mol)", "Spearman correlation"),
+    "dimers": ("interaction energy MAE, at 1.0 (kcal/mol)", "largest interaction far apart (kcal/mol)"),
+    "frequencies": ("frequency MAE (cm^-1)",),
+}
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """A table of results."""
+    with (HERE / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def beside_others() -> str:
+    """Tests of energies against the teacher, ours beside GFN2-xTB and MMFF94s."""
+    found = {(r["test"], r["metric"], r["method"]): r for r in rows_of("accuracy/results/summary.csv")}
+    methods = ("ours", "GFN2-xTB", "MMFF94s")
+    lines = []
+    for test, metrics in TESTS.items():
+        for metric in metrics:
+            values = [found.get((test, metric, method)) for method in methods]
+            n = next(v["n"] for v in values if v)
+            lines.append([test, metric, n, *(float(v["value"]) if v else "-" for v in values)])
+    return table(["test", "figure", "n", *methods], lines)
+
+
+def learning_figures() -> dict[str, str]:
+    """What the targets would cost."""
+    found = {r["metric"]: float(r["value"]) for r in rows_of("accuracy/results/summary.csv")}
+    steps = int(rows_of("accuracy/results/learning_curve.csv")[-1]["steps"])
+    out = {"all_steps": f"{steps:,}"}
+    for name in ("force_mae_eV_A", "relative_energy_mae_kcal_mol"):
+        kind = name.split("_")[0]
+        power, interval = found[f"{name}: exponent"], found[f"{name}: 95% interval of it"]
+        out[f"{kind}_power"] = f"{power:.2f} ± {interval:.2f}"
+        out[f"{kind}_steps"] = f"{steps * found[f'{name}: steps for target / so far'] / 1000:,.0f},000"
+    return out
+
+
+def ladder_table() -> str:
+    """Networks at equal training time."""
+    rows = rows_of("ladder/results/ladder.csv")
+    header = ["network", "channels", "layers", "cutoff (Å)", "steps", "force MAE (eV/Å)"]
+    header += ["relative energy MAE (kcal/mol)", "21 atoms (ms)", "21 atoms in a batch (ms)"]
+    columns = ["candidate", "channels", "layers", "cutoff_A", "steps", "force_mae_eV_A", "relative_energy_mae_kcal_mol"]
+    columns += ["ms_one_molecule", "ms_a_molecule_in_batch"]
+    return table(header, [[row[c] for c in columns] for row in rows])
+
+
+def stability_table() -> str:
+    """Dynamics of many validation molecules."""
+    rows = rows_of("dynamics/results/stability_summary.csv")
+    return table(["test", "figure", "value", "molecules"], [[r["test"], r["metric"], r["value"], r["n"]] for r in rows])
 
 
 def speeds(name: str) -> dict[tuple[str, int, str], tuple[float, float]]:
     """Milliseconds, and their ratio to ours, by system, number of atoms and method."""
-    with (HERE / "speed/results" / name).open(newline="") as file:
-        return {
-            (r["system"], int(r["atoms"]), r["method"]): (float(r["ms"]), float(r["ratio_to_ours"]))
-            for r in csv.DictReader(file)
-        }
+    return {
+        (r["system"], int(r["atoms"]), r["method"]): (float(r["ms"]), float(r["ratio_to_ours"]))
+        for r in rows_of(f"speed/results/{name}")
+    }
 
 
 def speed_figures() -> str:
@@ -148,8 +202,9 @@ def noise_figures() -> str:
 
 def prior_figures() -> str:
     """How often a sample of the harmonic prior becomes the molecule, beside isotropic noise."""
-    with (HERE / "conformers/results/from_noise.csv").open(newline="") as file:
-        rows = {(r["checkpoint"], r["set"], float(r["sigma_max_A"])): r for r in csv.DictReader(file)}
+    rows = {
+        (r["checkpoint"], r["set"], float(r["sigma_max_A"])): r for r in rows_of("conformers/results/from_noise.csv")
+    }
 
     def share(name: str) -> str:
         new, old = rows["base", name, 1.5], rows["stage2", name, 8.0]
@@ -204,6 +259,11 @@ def card() -> str:
         ),
         "speed": speed_figures(),
         **cuda_figures(),
+        **learning_figures(),
+        "beside": beside_others(),
+        "ladder": ladder_table(),
+        "ladder_minutes": rows_of("ladder/results/ladder.csv")[0]["minutes"],
+        "stability": stability_table(),
         "noise": noise_figures(),
         "conformers": table(["figure", "value"], [[k, v] for k, v in conformers.items()]),
     }

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from consistent_calc.nn.kernels import PLAIN
 #: MMFF94 minima of growing size, with their SMILES.
 MOLECULES = Path(__file__).parent / "molecules.xyz"
 BATCH = 256
+#: The part of our time that the search for neighbors takes.
+NEIGHBORS = "neighbor list of ours"
 #: Atoms per water molecule, and the edge of a cube that holds one at the density of the liquid, Angstrom.
 WATER, WATER_EDGE = 3, 3.106
 
@@ -175,6 +178,37 @@ def dynamics(model: ConsistentModel, batch: StructureBatch, steps: int = 200) ->
     return 1e3 * (time.perf_counter() - begin) / steps
 
 
+def draw(rows: list[tuple[Any, ...]], path: Path) -> None:
+    """Times of one molecule against its size, and of a molecule in a batch."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=[3, 2])
+    methods = dict.fromkeys(row[5] for row in rows if row[0] == "molecule" and row[5] != NEIGHBORS)
+    colors = dict(zip(methods, plt.colormaps["tab10"].colors, strict=False))
+    for method in methods:
+        points = [(row[1], float(row[6])) for row in rows if row[0] == "molecule" and row[5] == method]
+        left.loglog(
+            *zip(*points, strict=True), "o-", color=colors[method], label=method, lw=2 if method == "ours" else 1
+        )
+    sizes = sorted({row[1] for row in rows if row[0] == "molecule"})
+    left.set_xticks(sizes, map(str, sizes))
+    left.minorticks_off()
+    left.set_xlabel("atoms of one molecule")
+    left.set_ylabel("energy and forces (ms)")
+    left.legend(frameon=False, fontsize=8)
+    # Plain torch is beyond the scale.
+    shown = [method for method in methods if "plain" not in method]
+    batch = {row[5]: float(row[6]) / BATCH for row in rows if row[0] == "batch" and row[5] in shown}
+    right.barh(list(batch), list(batch.values()), color=[colors[method] for method in batch])
+    right.invert_yaxis()
+    right.set_xlabel(f"ms a molecule of 21 atoms, {BATCH} at once")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=None)
@@ -201,7 +235,7 @@ def main() -> None:
             print(*rows[-1], flush=True)
 
     def variants(structures: StructureBatch) -> dict[str, Evaluate]:
-        found = {"ours": ours(model, structures), "neighbor list of ours": neighbors(model, structures)}
+        found = {"ours": ours(model, structures), NEIGHBORS: neighbors(model, structures)}
         return found | ({"ours, plain torch": without_kernels(model, structures)} if device == "cpu" else {})
 
     molecules = {len(a): StructureBatch.from_ase(a) for a in read(MOLECULES, ":")}
@@ -215,7 +249,7 @@ def main() -> None:
     add("dynamics in ASE, one step", 21, 1, {"ours": dynamics(model, molecules[21])})
     for n in arguments.boxes:
         box = water_box(n)
-        parts = {"ours": ours(model, box), "neighbor list of ours": neighbors(model, box)}
+        parts = {"ours": ours(model, box), NEIGHBORS: neighbors(model, box)}
         add("water box", box.n_atoms, 1, fastest(parts, 1.0))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         peak = peak if device == "cpu" else torch.cuda.max_memory_allocated() / 2**30
@@ -225,6 +259,8 @@ def main() -> None:
         table = csv.writer(file)
         table.writerow(("system", "atoms", "batch", "device", "threads", "method", "ms", "ratio_to_ours"))
         table.writerows(rows)
+    if find_spec("matplotlib"):
+        draw(rows, arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
