@@ -9,9 +9,9 @@
 ``explore`` lets the first checkpoint move molecules: dynamics at 300-1000 K from its minima, torsions turned at random
 and relaxed a few steps, molecules and ions next to each other. All checkpoints judge every structure. Kept are
 structures where they disagree most (the largest standard deviation of the force on an atom), structures whose bonds
-changed on the way, and, to compare, a random choice. Molecules keep their bucket; test molecules never come. Labels come
-from the package's own ``label`` command; with the four networks of the teacher their mean is the label, and a structure
-on which they disagree is left out.
+changed on the way, and, to compare, a random choice. Molecules keep their bucket; test molecules never come. Labels
+come from the package's own ``label`` command; with the four networks of the teacher their mean is the label, and a
+structure on which they disagree is left out.
 
 ``report`` says how large the errors are in each part, and whether disagreement tells the error.
 """

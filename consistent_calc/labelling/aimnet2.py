@@ -1,4 +1,4 @@
-"""AIMNet2: a network fitted to wB97M-D3/def2-TZVPP, from its published TorchScript file, in float64."""
+"""AIMNet2: networks fitted to wB97M-D3/def2-TZVPP, from their published TorchScript files, in float64."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from consistent_calc.labelling.engine import Array, Engine, Label, checked_metho
 #: Elements that AIMNet2 was fitted to; of others it would give numbers without meaning.
 ELEMENTS = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53))
 
+#: Where the members of an ensemble differ by more in a component of a force (standard deviation, eV/Angstrom), none of
+#: them is to be trusted: one of a hundred strongly distorted structures (``benchmarks/accuracy/teacher_spread.py``).
+MAX_FORCE_STD = 1.0
+
 
 class AimNet2(Engine):
     """A TorchScript model that maps ``coord, numbers, charge`` to ``energy`` and ``charges``.
 
+    One that gives ``forces`` and ``forces_std``, too, is an ensemble: its means are the labels, and a structure on
+    which its members disagree has none.
+
     Args:
         method: wB97M-D3/def2-TZVPP.
-        model_file: for example ``aimnet2_wb97m-d3_0.jpt`` of the wheel of auto3d 2.3.1.
+        model_file: for example ``aimnet2_wb97m-d3_0.jpt`` or ``aimnet2_wb97m_ens_f.jpt`` of the wheel of auto3d 2.3.1.
     """
 
     def __init__(self, method: str, model_file: str | Path) -> None:
@@ -49,10 +56,18 @@ class AimNet2(Engine):
                     "charge": torch.tensor([float(charge)], dtype=torch.float64),
                 }
             )
-            (gradient,) = torch.autograd.grad(result["energy"].sum(), x)
+            if "forces_std" in result:
+                forces, spread = result["forces"][0].double(), float(result["forces_std"].max())
+                if not spread < MAX_FORCE_STD:
+                    raise LabellingError(
+                        f"the networks differ by {spread:.2f} eV/Angstrom in a force", "networks_disagree"
+                    )
+            else:
+                (gradient,) = torch.autograd.grad(result["energy"].sum(), x)
+                forces = -gradient[0]
         return Label(
             positions=np.asarray(positions, dtype=np.float64),
             energy=float(result["energy"].detach()[0]),
-            forces=-gradient[0].numpy(),
+            forces=forces.numpy(),
             charges=result["charges"].detach()[0].numpy().astype(np.float64),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from harmonic import LENGTH, Harmonic
 
 from consistent_calc.errors import ConfigurationError, LabellingError
@@ -93,6 +94,31 @@ def test_a_model_file_belongs_to_aimnet2(tmp_path: Path) -> None:
         new_engine(EngineName.aimnet2, model_file=tmp_path / "a.jpt")
     with pytest.raises(ConfigurationError, match="Unknown method"):
         new_engine(EngineName.xtb, "PM6")
+
+
+class Ensemble(torch.nn.Module):
+    """Springs to the origin; its members differ more, the farther away."""
+
+    def forward(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        x = data["coord"].detach()
+        return {
+            "energy": x.square().sum((1, 2)),
+            "charges": torch.zeros(x.shape[0], x.shape[1]),
+            "forces": -2 * x,
+            "forces_std": x.abs() / 10,
+        }
+
+
+def test_an_ensemble_gives_means_and_refuses_where_it_is_not_sure(tmp_path: Path) -> None:
+    torch.jit.script(Ensemble()).save(str(tmp_path / "ens.jpt"))
+    engine = new_engine(EngineName.aimnet2, model_file=tmp_path / "ens.jpt")
+    numbers, x, charge = WATER
+    label = engine.single_point(numbers, x, charge)
+    np.testing.assert_allclose(label.forces, -2 * x)
+    assert label.energy == pytest.approx((x**2).sum())
+    with pytest.raises(LabellingError, match="networks differ") as caught:
+        engine.single_point(numbers, 10 * x, charge)
+    assert caught.value.reason == "networks_disagree"
 
 
 AUX = """ NUM_ELECTRONS=08
