@@ -1,0 +1,58 @@
+"""Some 1,000 structures for true DFT: small molecules, at and away from their minima.
+
+    python benchmarks/data/dft_structures.py datasets/tiny.h5 datasets/organic.h5 -o datasets/dft_structures.h5
+    consistent-calc label datasets/dft_structures.h5 -o datasets/dft.h5 --engine pyscf --method wB97X-D3BJ/def2-SVP
+    python benchmarks/accuracy/teacher_and_dft.py datasets/dft.h5
+
+Molecules of the training and validation sides with at most 16 atoms, up to three random conformations of each; those of
+both stores in turn, until there are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
+
+#: A hybrid functional takes the fourth power of this.
+MAX_ATOMS = 16
+CONFORMATIONS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stores", type=Path, nargs="+")
+    parser.add_argument("-n", type=int, default=1000, help="structures")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    data = [Store(path).read(Split.TRAIN, Split.VALIDATION) for path in options.stores]
+    orders = [iter(rng.permutation(np.flatnonzero(np.diff(d.atom_offset) <= MAX_ATOMS))) for d in data]
+    provenance = "no labels; benchmarks/data/dft_structures.py"
+    with StoreWriter(
+        options.output, level="none", provenance=provenance, licence="MIT", kinds={0: "as given"}
+    ) as writer:
+        seen: set[str] = set()
+        while orders and writer.n_conformations < options.n:
+            for d, order in zip(list(data), list(orders), strict=True):
+                molecule = next(order, None)
+                if molecule is None:
+                    data.remove(d)
+                    orders.remove(order)
+                    continue
+                record = MoleculeRecord.from_dataset(d, int(molecule))
+                if record.smiles in seen:
+                    continue
+                seen.add(record.smiles)
+                rows = rng.permutation(len(record.positions))[:CONFORMATIONS]
+                bare = {name: None for name in ("energy", "forces", "partial_charges", "dipole")}
+                writer.add(replace(record, positions=record.positions[rows], kind=0, equilibrium=False, **bare))
+    print(f"{writer.n_molecules} molecules, {writer.n_conformations} structures")
+
+
+if __name__ == "__main__":
+    main()
