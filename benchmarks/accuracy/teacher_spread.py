@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from judges import centred_errors
 from summary import update_summary
 
 from consistent_calc import load_model
@@ -22,12 +22,6 @@ from consistent_calc.train.evaluation import sample_molecules
 from consistent_calc.units import KCAL_PER_MOL
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def within_molecules(error: NDArray[np.float64], molecule: NDArray[np.int64]) -> float:
-    """Mean absolute error without each molecule's mean error, kcal/mol."""
-    centred = [error[molecule == m] - error[molecule == m].mean() for m in np.unique(molecule)]
-    return float(np.abs(np.concatenate(centred)).mean() / KCAL_PER_MOL)
 
 
 def main() -> None:
@@ -67,7 +61,9 @@ def main() -> None:
         spread.append(float(mean["forces_std"].max()))
     lines = []
     for name, label in (("one", "one network"), ("ours", "ours")):
-        relative = within_molecules(np.array(energies[name]), data.molecule[chosen])
+        errors, owner = np.array(energies[name]), data.molecule[chosen]
+        centred = [centred_errors(errors[owner == m], np.zeros(1)) for m in np.unique(owner)]
+        relative = float(np.abs(np.concatenate(centred)).mean() / KCAL_PER_MOL)
         lines.append(
             (label, "force MAE against the mean of four (eV/A)", np.concatenate(forces[name]).mean(), len(chosen))
         )
