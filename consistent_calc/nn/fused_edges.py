@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consistent_calc.jit import compiled
+from consistent_calc.jit import compiled, helper
 from consistent_calc.nn.edges import edge_functions as plain_functions
 from consistent_calc.nn.fused import as_array
 from consistent_calc.nn.radial import ORDER, BesselBasis, envelope, envelope_coefficients
@@ -26,7 +26,7 @@ ENVELOPE = (ORDER, *envelope_coefficients())
 _envelope = compiled(envelope)
 
 
-@compiled
+@helper
 def _geometry(vector, cutoff, coefficients):  # type: ignore[no-untyped-def]
     """Direction, length, and the normalized envelope at it with its derivative.
 

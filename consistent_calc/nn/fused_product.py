@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from consistent_calc.jit import compiled
+from consistent_calc.jit import compiled, helper
 from consistent_calc.simd import VECTOR, load_from, multiply_add, pointer_to, spread, store_at
 
 #: Rows of a tile that is two vectors wide.
@@ -87,7 +87,7 @@ _wide, _wide_row = _tile(ROWS, 2), _tile(1, 2)
 _narrow, _narrow_row = _tile(2 * ROWS, 1), _tile(1, 1)
 
 
-@compiled
+@helper
 def _product(x, weight, out, add):  # type: ignore[no-untyped-def]
     n, size, width = len(x), x.shape[1], weight.shape[2]
     for p in range(len(weight)):

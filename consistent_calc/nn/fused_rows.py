@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from consistent_calc.jit import compiled
+from consistent_calc.jit import compiled, helper
 from consistent_calc.nn.fused_product import add_product, put_product
 from consistent_calc.simd import add, broadcast, fma, load, multiply, store
 
@@ -22,7 +22,7 @@ from consistent_calc.simd import add, broadcast, fma, load, multiply, store
 CHUNK = 32
 
 
-@compiled
+@helper
 def _sigmoid(x):  # type: ignore[no-untyped-def]
     """By arithmetic alone, which the compiler does for several numbers at once, unlike a call of exp.
 
@@ -62,7 +62,7 @@ def _silu_backward(x, grad):  # type: ignore[no-untyped-def]
             grad[i, c] *= sigmoid * (1 + x[i, c] * (1 - sigmoid))
 
 
-@compiled
+@helper
 def _repeat(row, out):  # type: ignore[no-untyped-def]
     """One row in all rows; numba's assignment does it too, but takes four seconds to compile."""
     for i in range(len(out)):
@@ -70,7 +70,7 @@ def _repeat(row, out):  # type: ignore[no-untyped-def]
             out[i, c] = row[c]
 
 
-@compiled
+@helper
 def _perceptron(x, layers, hidden, out):  # type: ignore[no-untyped-def]
     """Two maps with a SiLU between them; ``hidden`` is what goes into it."""
     first, first_bias, second, second_bias = layers
@@ -82,7 +82,7 @@ def _perceptron(x, layers, hidden, out):  # type: ignore[no-untyped-def]
     add_product(active, second, out)
 
 
-@compiled
+@helper
 def _perceptron_backward(grad, layers, hidden, out):  # type: ignore[no-untyped-def]
     second, first = layers
     on_hidden = np.empty_like(hidden)
@@ -91,7 +91,7 @@ def _perceptron_backward(grad, layers, hidden, out):  # type: ignore[no-untyped-
     put_product(on_hidden, first, out)
 
 
-@compiled
+@helper
 def _normalize(state, f0, out, scale):  # type: ignore[no-untyped-def]
     """Layer norm of the scalars without its linear part, into the first columns of ``out``."""
     count = state.dtype.type(f0)
@@ -107,7 +107,7 @@ def _normalize(state, f0, out, scale):  # type: ignore[no-untyped-def]
             out[i, c] = (state[i, c] - mean) * scale[i]
 
 
-@compiled
+@helper
 def _normalize_backward(normalized, f0, scale, grad, out):  # type: ignore[no-untyped-def]
     """Adds to the first columns of ``out``."""
     count = grad.dtype.type(f0)
@@ -142,7 +142,7 @@ def node_backward(first, last, f0, grad, layers, normalized, scale, hidden, out)
         _normalize_backward(normalized[lo:hi], f0, scale[lo:hi], mine, out[lo:hi])
 
 
-@compiled
+@helper
 def _gather(state, column, n, lanes, out):  # type: ignore[no-untyped-def]
     """The features of one degree, which begin at a column, with a row for each of the ``n`` components."""
     width = out.shape[1]
@@ -151,7 +151,7 @@ def _gather(state, column, n, lanes, out):  # type: ignore[no-untyped-def]
             store(out, k, c, load(state, k // n, column + k % n * width + c, lanes))
 
 
-@compiled
+@helper
 def _add_gathered(x, column, n, lanes, state):  # type: ignore[no-untyped-def]
     """Adds what has the form that :func:`_gather` gives."""
     width = x.shape[1]
@@ -161,7 +161,7 @@ def _add_gathered(x, column, n, lanes, state):  # type: ignore[no-untyped-def]
             store(state, k // n, place, add(load(x, k, c, lanes), load(state, k // n, place, lanes)))
 
 
-@compiled
+@helper
 def _invariants(pair, n, f0, place, eps, lanes, lengths, products):  # type: ignore[no-untyped-def]
     """Lengths of the right maps and scalar products of both, from column ``place`` (of lengths: after the scalars)."""
     width = pair.shape[1] // 2
@@ -177,7 +177,7 @@ def _invariants(pair, n, f0, place, eps, lanes, lengths, products):  # type: ign
             lengths[i, c] = np.sqrt(lengths[i, c]) - eps
 
 
-@compiled
+@helper
 def _invariants_backward(pair, n, begin, eps, lanes, lengths, on_lengths, on_pair):  # type: ignore[no-untyped-def]
     """Adds what comes through the lengths, which begin at a column, to the gradient of the right maps."""
     width = pair.shape[1] // 2
@@ -191,7 +191,7 @@ def _invariants_backward(pair, n, begin, eps, lanes, lengths, on_lengths, on_pai
                 store(on_pair, k, width + c, fma(slope, load(pair, k, width + c, lanes), old))
 
 
-@compiled
+@helper
 def _gate(pair, n, column, f0, place, lanes, gates, products, gated, state):  # type: ignore[no-untyped-def]
     """Adds the left maps times a gate to the state, and puts products times another where these are mixed."""
     width = pair.shape[1] // 2
@@ -205,7 +205,7 @@ def _gate(pair, n, column, f0, place, lanes, gates, products, gated, state):  # 
                 store(state, i, where, fma(load(pair, i * n + m, c, lanes), first, load(state, i, where, lanes)))
 
 
-@compiled
+@helper
 def _gate_backward(  # type: ignore[no-untyped-def]
     pair, n, column, f0, place, lanes, gates, products, grad, on_gated, on_gates, on_pair
 ):
@@ -269,6 +269,7 @@ def update_backward(  # type: ignore[no-untyped-def]
 ):
     """Turns the gradient of the new state into that of the old one; all weights transposed."""
     f0 = widths[0]
+    on_scalars = np.empty((CHUNK, f0), grad.dtype)
     on_gated = np.empty((CHUNK, products.shape[1]), grad.dtype)
     on_gates = np.empty((CHUNK, gates.shape[1]), grad.dtype)
     on_hidden = np.empty((CHUNK, hidden.shape[1]), grad.dtype)
@@ -278,8 +279,8 @@ def update_backward(  # type: ignore[no-untyped-def]
         mine, mine_hidden = grad[lo:hi], hidden[lo:hi]
         for i in range(hi - lo):
             for c in range(f0):
-                on_gates[i, c] = mine[i, c]
-        put_product(mine[:, :f0], mixing, on_gated)
+                on_scalars[i, c] = on_gates[i, c] = mine[i, c]
+        put_product(on_scalars[: hi - lo], mixing, on_gated)
         column, place = f0, 0
         for degree in range(1, len(widths)):
             n = 2 * degree + 1
