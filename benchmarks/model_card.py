@@ -179,6 +179,17 @@ def speed_figures() -> str:
     )
 
 
+def neighbor_figures() -> dict[str, str]:
+    """The share of our time that the search for neighbors takes."""
+    found = speeds("summary.csv")
+    systems = {
+        "neighbors_one": ("molecule", 21),
+        "neighbors_batch": ("batch", 21),
+        "neighbors_box": ("water box", 20577),
+    }
+    return {key: f"{100 * found[*system, 'neighbor list of ours'][1]:.2g}%" for key, system in systems.items()}
+
+
 def cuda_figures() -> dict[str, str]:
     """Times on a GPU, and AIMNet2's as a share of ours."""
     found = speeds("cuda.csv")
@@ -259,6 +270,7 @@ def card() -> str:
         ),
         "speed": speed_figures(),
         **cuda_figures(),
+        **neighbor_figures(),
         **learning_figures(),
         "beside": beside_others(),
         "ladder": ladder_table(),
