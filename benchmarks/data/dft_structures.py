@@ -4,8 +4,8 @@
     consistent-calc label datasets/dft_structures.h5 -o datasets/dft.h5 --engine pyscf --method wB97X-D3BJ/def2-SVP
     python benchmarks/accuracy/teacher_and_dft.py datasets/dft.h5
 
-Molecules of the training and validation sides with at most 16 atoms, up to three random conformations of each; those of
-both stores in turn, until there are enough.
+Molecules of the training and validation sides with at most 12 atoms, two random conformations of each; those of both
+stores in turn, until there are enough.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
 
 #: A hybrid functional takes the fourth power of this.
-MAX_ATOMS = 16
-CONFORMATIONS = 3
+MAX_ATOMS = 12
+CONFORMATIONS = 2
 
 
 def main() -> None:
