@@ -13,12 +13,14 @@ changed on the way, and, to compare, a random choice. Molecules keep their bucke
 come from the package's own ``label`` command; with the four networks of the teacher their mean is the label, and a
 structure on which they disagree is left out.
 
-``report`` says how large the errors are in each part, and whether disagreement tells the error.
+``report`` says how large the errors are in each part, and whether disagreement tells the error
+(``results/active.csv``).
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -42,6 +44,7 @@ from consistent_calc.errors import InvalidStructureError
 sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
 from batched_dynamics import BondCheck, Dynamics
 
+RESULTS = Path(__file__).parent / "results"
 WAYS = ("dynamics", "turned torsion", "contact")
 REASONS = ("random choice", "checkpoints disagree", "bonds changed")
 KINDS = {3 * w + r: f"{way}, {reason}" for w, way in enumerate(WAYS) for r, reason in enumerate(REASONS)}
@@ -195,17 +198,19 @@ def report(models: Sequence[ConsistentModel], path: Path) -> None:
         assert single.forces is not None
         wrong = single.forces.numpy() - data.forces[data.row_offset[k] : data.row_offset[k + 1]]
         scores[k], errors[k], mae[k] = found.forces_std.max(), np.linalg.norm(wrong, axis=1).max(), np.abs(wrong).mean()
+    rows = []
     for kind, name in KINDS.items():
         own = data.kind == kind
         if own.any():
-            print(
-                f"{name:<38} {own.sum():5d} structures, force MAE {mae[own].mean():.4f} eV/Angstrom, "
-                f"largest error of a force: median {np.median(errors[own]):.3f}"
-            )
-    own = data.kind % len(REASONS) == RANDOM
-    print(
-        f"random choice: Spearman correlation of score and largest error {spearmanr(scores[own], errors[own])[0]:.2f}"
-    )
+            row = {"kind": name, "structures": own.sum(), "force_mae_eV_A": f"{mae[own].mean():.4f}"}
+            row |= {"median_of_largest_force_error_eV_A": f"{np.median(errors[own]):.3f}"}
+            rows.append(row | {"rank_correlation_of_score_and_error": f"{spearmanr(scores[own], errors[own])[0]:.2f}"})
+            print(rows[-1])
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / "active.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def main() -> None:
