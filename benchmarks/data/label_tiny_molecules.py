@@ -19,7 +19,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.progress import track
-from teacher import LEVEL, PROVENANCE, Teacher
+from teacher import LEVEL, Teacher
 
 from consistent_calc import StructureBatch, relax
 from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
@@ -108,7 +108,7 @@ def main() -> None:
     ]
     unique = dict.fromkeys(Chem.CanonSmiles(s) for s in [*LISTED, *small] if Chem.MolFromSmiles(s) is not None)
     teacher = Teacher(arguments.engine)
-    provenance = f"{PROVENANCE}, benchmarks/data/label_tiny_molecules.py"
+    provenance = f"{teacher.provenance}, benchmarks/data/label_tiny_molecules.py"
     skipped = []
     with StoreWriter(arguments.output, level=LEVEL, provenance=provenance, licence="MIT", kinds=KINDS) as writer:
         for seed, smiles in enumerate(track(unique, "Labelling")):

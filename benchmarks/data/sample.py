@@ -26,7 +26,7 @@ from ase import units
 from ase.data import atomic_masses, covalent_radii
 from contacts import clusters
 from numpy.typing import NDArray
-from teacher import LEVEL, PROVENANCE, Teacher
+from teacher import LEVEL, Teacher
 from torch import Tensor
 
 from consistent_calc import StructureBatch, relax
@@ -275,9 +275,8 @@ def main() -> None:
         kind = PLACED if task == "contacts" else GIVEN
         found = sampled(task, teacher, groups(records, teacher, kind, rng, shard))
     atoms = 0
-    with StoreWriter(
-        arguments.output, level=LEVEL, provenance=f"{PROVENANCE}, benchmarks/data/sample.py", licence="MIT", kinds=KINDS
-    ) as writer:
+    provenance = f"{teacher.provenance}, benchmarks/data/sample.py"
+    with StoreWriter(arguments.output, level=LEVEL, provenance=provenance, licence="MIT", kinds=KINDS) as writer:
         for record in found:
             writer.add(record)
             atoms += record.positions.shape[0] * record.positions.shape[1]

@@ -11,7 +11,6 @@ from consistent_calc.model import Prediction
 from consistent_calc.structures import StructureBatch
 
 LEVEL = "wB97M-D3/def2-TZVPP"
-PROVENANCE = "AIMNet2 (auto3d 2.3.1, aimnet2_wb97m-d3_0.jpt, float64)"
 
 #: Pairs of atoms evaluated at once in float32 (half as many in float64): bounds the memory.
 MAX_PAIRS = {"cpu": 100_000, "cuda": 600_000}
@@ -21,7 +20,7 @@ class Teacher:
     """The published TorchScript model. As a model, :func:`consistent_calc.relax` can relax on its surface.
 
     Args:
-        path: ``aimnet2_wb97m-d3_0.jpt``.
+        path: ``aimnet2_wb97m-d3_0.jpt``, or ``aimnet2_wb97m_ens_f.jpt``, whose labels are the mean of four networks.
         device: "cpu" or "cuda".
     """
 
@@ -30,6 +29,7 @@ class Teacher:
         self.double = torch.jit.load(str(path), map_location=device).double()
         self.single = torch.jit.load(str(path), map_location=device)
         self.device, self.dtype = torch.device(device), torch.float32
+        self.provenance = f"AIMNet2 (auto3d 2.3.1, {path.name}, float64)"
 
     def label(self, x: Tensor, numbers: Tensor, charge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Energies ``[n]``, forces ``[n, n_atoms, 3]`` and charges ``[n, n_atoms]``, in the dtype of the positions.
@@ -46,8 +46,11 @@ class Teacher:
         for some, z, q in zip(x.detach().split(size), numbers.split(size), charge.split(size), strict=True):
             leaf = some.requires_grad_(True)
             out = model({"coord": leaf, "numbers": z, "charge": q.to(leaf.dtype)})
-            (gradient,) = torch.autograd.grad(out["energy"].sum(), leaf)
-            parts.append((out["energy"].detach(), -gradient, out["charges"].detach()))
+            if "forces" in out:  # an ensemble works them out itself
+                forces = out["forces"].to(x.dtype)
+            else:
+                forces = -torch.autograd.grad(out["energy"].sum(), leaf)[0]
+            parts.append((out["energy"].detach(), forces, out["charges"].detach()))
         energy, forces, charges = (torch.cat(column) for column in zip(*parts, strict=True))
         return energy, forces, charges
 
