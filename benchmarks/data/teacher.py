@@ -47,7 +47,7 @@ class Teacher:
             leaf = some.requires_grad_(True)
             out = model({"coord": leaf, "numbers": z, "charge": q.to(leaf.dtype)})
             if "forces" in out:  # an ensemble works them out itself
-                forces = out["forces"].to(x.dtype)
+                forces = out["forces"].detach().to(x.dtype)
             else:
                 forces = -torch.autograd.grad(out["energy"].sum(), leaf)[0]
             parts.append((out["energy"].detach(), forces, out["charges"].detach()))
