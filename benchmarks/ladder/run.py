@@ -61,6 +61,7 @@ def train(name: str, architecture: Architecture, options: argparse.Namespace) ->
         compile=True,
         threads=1,
     )
+    torch._dynamo.reset()  # it compiles a function for so many networks only
     trainer = Trainer(config, Path.cwd())
     model = load_model(trainer.run())
     if trainer.progress < 1:
