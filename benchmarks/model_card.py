@@ -139,6 +139,18 @@ def learning_figures() -> dict[str, str]:
     return out
 
 
+def spread_figures() -> dict[str, str]:
+    """How far the network that made the labels, and ours, are from the mean of the teacher's four."""
+    found = {
+        (r["method"], r["metric"].split(" MAE")[0]): float(r["value"]) for r in rows_of("accuracy/results/summary.csv")
+    }
+    return {
+        f"{key}_{short}": f"{found[method, kind]:.2g}"
+        for key, method in (("one", "one network"), ("ours", "ours"))
+        for short, kind in (("force", "force"), ("energy", "relative energy"))
+    }
+
+
 def ladder_table() -> str:
     """Networks at equal training time."""
     rows = rows_of("ladder/results/ladder.csv")
@@ -272,6 +284,7 @@ def card() -> str:
         **cuda_figures(),
         **neighbor_figures(),
         **learning_figures(),
+        **spread_figures(),
         "beside": beside_others(),
         "ladder": ladder_table(),
         "ladder_minutes": rows_of("ladder/results/ladder.csv")[0]["minutes"],
