@@ -141,9 +141,8 @@ def learning_figures() -> dict[str, str]:
 
 def spread_figures() -> dict[str, str]:
     """How far the network that made the labels, and ours, are from the mean of the teacher's four."""
-    found = {
-        (r["method"], r["metric"].split(" MAE")[0]): float(r["value"]) for r in rows_of("accuracy/results/summary.csv")
-    }
+    rows = [r for r in rows_of("accuracy/results/summary.csv") if r["test"] == "teacher"]
+    found = {(r["method"], r["metric"].split(" MAE")[0]): float(r["value"]) for r in rows}
     return {
         f"{key}_{short}": f"{found[method, kind]:.2g}"
         for key, method in (("one", "one network"), ("ours", "ours"))
