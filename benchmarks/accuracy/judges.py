@@ -137,6 +137,13 @@ def centred_errors(energies: Array, reference: Array) -> Array:
     return difference - difference.mean() if len(difference) else difference
 
 
+def relative_energy_mae(energies: Array, reference: Array, molecule: NDArray[np.int64]) -> tuple[float, int]:
+    """Of all molecules together, each with its own mean taken off, and the number of energies that are not NaN."""
+    own = [molecule == m for m in np.unique(molecule)]
+    errors = np.concatenate([centred_errors(energies[rows], reference[rows]) for rows in own])
+    return float(np.abs(errors).mean()), len(errors)
+
+
 def mean(values: Any) -> tuple[float, int]:
     """Mean and number of the values that are not NaN."""
     known = np.array([v for v in values if not np.isnan(v)])

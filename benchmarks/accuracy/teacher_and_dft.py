@@ -55,11 +55,10 @@ def main() -> None:
             forces[name].append(np.abs(of_engine.forces - label).ravel())
     lines = []
     for name, column in energies.items():
-        own = [np.flatnonzero(data.molecule == m) for m in range(data.n_molecules)]
-        relative = np.concatenate([judges.centred_errors(column[rows], data.energy[rows]) for rows in own])
+        relative, n = judges.relative_energy_mae(column, data.energy, data.molecule)
         lines += [
             (name, "force MAE (eV/A)", float(np.concatenate(forces[name]).mean()), len(forces[name])),
-            (name, "relative energy MAE (kcal/mol)", float(np.abs(relative).mean() / KCAL_PER_MOL), len(relative)),
+            (name, "relative energy MAE (kcal/mol)", relative / KCAL_PER_MOL, n),
         ]
     update_summary(options.results, "DFT", lines)
 

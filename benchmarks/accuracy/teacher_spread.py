@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judges import centred_errors
+from judges import relative_energy_mae
 from summary import update_summary
 
 from consistent_calc import load_model
@@ -38,7 +38,7 @@ def main() -> None:
     assert data.energy is not None
     assert data.forces is not None
     chosen = sample_molecules(data, options.limit)
-    energies, forces, spread = {"one": [], "ours": []}, {"one": [], "ours": []}, []
+    energies, forces, spread = {"mean": [], "ours": []}, {"one": [], "ours": []}, []
     for k in chosen:
         batch = data.batch([k])[0]
         with torch.jit.optimized_execution(False):
@@ -52,22 +52,20 @@ def main() -> None:
         found = model.predict(batch)
         assert found.forces is not None
         label = data.forces[data.row_offset[k] : data.row_offset[k + 1]]
-        for name, energy, force in (
-            ("one", data.energy[k], label),
-            ("ours", float(found.energy), found.forces.numpy()),
-        ):
-            energies[name].append(energy - float(mean["energy"].detach()))
+        energies["mean"].append(float(mean["energy"].detach()))
+        energies["ours"].append(float(found.energy))
+        for name, force in (("one", label), ("ours", found.forces.numpy())):
             forces[name].append(np.abs(force - mean["forces"][0].numpy()).ravel())
         spread.append(float(mean["forces_std"].max()))
     lines = []
-    for name, label in (("one", "one network"), ("ours", "ours")):
-        errors, owner = np.array(energies[name]), data.molecule[chosen]
-        centred = [centred_errors(errors[owner == m], np.zeros(1)) for m in np.unique(owner)]
-        relative = float(np.abs(np.concatenate(centred)).mean() / KCAL_PER_MOL)
-        lines.append(
-            (label, "force MAE against the mean of four (eV/A)", np.concatenate(forces[name]).mean(), len(chosen))
-        )
-        lines.append((label, "relative energy MAE against the mean of four (kcal/mol)", relative, len(chosen)))
+    reference = np.array(energies["mean"])
+    for label, said, force in (
+        ("one network", data.energy[chosen], forces["one"]),
+        ("ours", np.array(energies["ours"]), forces["ours"]),
+    ):
+        relative, n = relative_energy_mae(said, reference, data.molecule[chosen])
+        lines.append((label, "force MAE against the mean of four (eV/A)", float(np.concatenate(force).mean()), n))
+        lines.append((label, "relative energy MAE against the mean of four (kcal/mol)", relative / KCAL_PER_MOL, n))
     for share in (50, 95, 99):
         name = f"largest standard deviation of a force, {share}% below (eV/A)"
         lines.append(("teacher", name, float(np.percentile(spread, share)), len(chosen)))

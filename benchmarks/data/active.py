@@ -20,7 +20,6 @@ structure on which they disagree is left out.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,17 +31,20 @@ import torch
 from contacts import clusters
 from numpy.typing import NDArray
 from sample import read
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
 
 from consistent_calc import ConsistentModel, StructureBatch, load_model, relax
-from consistent_calc.checkpoint import shipped
 from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
 from consistent_calc.ensemble import predict_ensemble
 from consistent_calc.errors import InvalidStructureError
 
-sys.path.append(str(Path(__file__).parents[1] / "dynamics"))
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("accuracy", "dynamics")]
 from batched_dynamics import BondCheck, Dynamics
+from judges import checkpoint
+from summary import write_csv
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("dynamics", "turned torsion", "contact")
@@ -85,20 +87,17 @@ def together(records: Sequence[MoleculeRecord]) -> StructureBatch:
 def turned(record: MoleculeRecord, rng: np.random.Generator) -> MoleculeRecord | None:
     """Half of the molecule turned about a random single bond; None if there is no such bond."""
     bonds, x = np.asarray(record.bonds), np.array(record.positions, dtype=np.float64)[0]
-    neighbors: dict[int, set[int]] = {k: set() for k in range(len(x))}
-    for i, j, _ in bonds:
-        neighbors[int(i)].add(int(j))
-        neighbors[int(j)].add(int(i))
+    n_neighbors = np.bincount(bonds[:, :2].ravel(), minlength=len(x))
     for k in rng.permutation(len(bonds)):
         i, j, order = (int(v) for v in bonds[k])
-        side, new = {j}, [j]
-        while new:
-            new = [b for a in new for b in neighbors[a] if b not in side and (a, b) != (j, i)]
-            side |= set(new)
-        if order == 2 and i not in side and min(len(neighbors[i]), len(neighbors[j])) > 1:
+        if order != 2 or min(n_neighbors[i], n_neighbors[j]) == 1:
+            continue
+        others = np.delete(bonds[:, :2], k, axis=0)
+        _, piece = connected_components(coo_array((np.ones(len(others)), others.T), shape=(len(x), len(x))), False)
+        if piece[i] != piece[j]:
             axis = (x[j] - x[i]) / np.linalg.norm(x[j] - x[i])
-            rows = sorted(side)
-            x[rows] = Rotation.from_rotvec(rng.uniform(0.5, 5.8) * axis).apply(x[rows] - x[i]) + x[i]
+            side = piece == piece[j]
+            x[side] = Rotation.from_rotvec(rng.uniform(0.5, 5.8) * axis).apply(x[side] - x[i]) + x[i]
             return replace(record, positions=x[None])
     return None
 
@@ -139,13 +138,12 @@ def explore(
                 found = predict_ensemble(models, batch)
                 assert found.forces_std is not None
                 assert found.mean.forces is not None
-                ends = batch.counts.cumsum(0).tolist()
-                for k, (n, end) in enumerate(zip(batch.counts.tolist(), ends, strict=True)):
-                    own = slice(end - n, end)
-                    if float(found.mean.forces[own].norm(dim=1).max()) < MAX_FORCE:
-                        score = float(found.forces_std[own].max())
-                        x = batch.positions[own].numpy().copy()
-                        visits.append(Visit(len(records) + k, x, way, score, bool(changed[k])))
+                sizes = batch.counts.tolist()
+                parts = (x.split(sizes) for x in (batch.positions, found.mean.forces, found.forces_std))
+                for k, (x, force, spread) in enumerate(zip(*parts, strict=True)):
+                    if float(force.norm(dim=1).max()) < MAX_FORCE:
+                        score = float(spread.max())
+                        visits.append(Visit(len(records) + k, x.numpy().copy(), way, score, bool(changed[k])))
         except InvalidStructureError as error:  # of a start
             print(f"left out {len(chosen)} molecules: {error}")
         records += chosen
@@ -206,11 +204,7 @@ def report(models: Sequence[ConsistentModel], path: Path) -> None:
             row |= {"median_of_largest_force_error_eV_A": f"{np.median(errors[own]):.3f}"}
             rows.append(row | {"rank_correlation_of_score_and_error": f"{spearmanr(scores[own], errors[own])[0]:.2f}"})
             print(rows[-1])
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "active.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(RESULTS / "active.csv", rows)
 
 
 def main() -> None:
@@ -226,7 +220,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    models = [load_model(shipped(name) if "/" not in name else name) for name in options.committee]
+    models = [load_model(checkpoint(name)) for name in options.committee]
     if options.task == "report":
         report(models, options.stores[0])
         return

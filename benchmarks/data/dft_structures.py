@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -31,26 +32,23 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     data = [Store(path).read(Split.TRAIN, Split.VALIDATION) for path in options.stores]
-    orders = [iter(rng.permutation(np.flatnonzero(np.diff(d.atom_offset) <= MAX_ATOMS))) for d in data]
+    orders = [[(d, m) for m in rng.permutation(np.flatnonzero(np.diff(d.atom_offset) <= MAX_ATOMS))] for d in data]
+    in_turn = [found for turn in zip_longest(*orders) for found in turn if found is not None]
     provenance = "no labels; benchmarks/data/dft_structures.py"
     with StoreWriter(
         options.output, level="none", provenance=provenance, licence="MIT", kinds={0: "as given"}
     ) as writer:
         seen: set[str] = set()
-        while orders and writer.n_conformations < options.n:
-            for d, order in zip(list(data), list(orders), strict=True):
-                molecule = next(order, None)
-                if molecule is None:
-                    data.remove(d)
-                    orders.remove(order)
-                    continue
-                record = MoleculeRecord.from_dataset(d, int(molecule))
-                if record.smiles in seen:
-                    continue
-                seen.add(record.smiles)
-                rows = rng.permutation(len(record.positions))[:CONFORMATIONS]
-                bare = {name: None for name in ("energy", "forces", "partial_charges", "dipole")}
-                writer.add(replace(record, positions=record.positions[rows], kind=0, equilibrium=False, **bare))
+        for d, molecule in in_turn:
+            if writer.n_conformations >= options.n:
+                break
+            record = MoleculeRecord.from_dataset(d, int(molecule))
+            if record.smiles in seen:
+                continue
+            seen.add(record.smiles)
+            rows = rng.permutation(len(record.positions))[:CONFORMATIONS]
+            bare = {name: None for name in ("energy", "forces", "partial_charges", "dipole")}
+            writer.add(replace(record, positions=record.positions[rows], kind=0, equilibrium=False, **bare))
     print(f"{writer.n_molecules} molecules, {writer.n_conformations} structures")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,9 @@ MAX_CANDIDATES = 2_000_000
 #: Searches reach this much (Angstrom) beyond the cutoff, so that their rounding never decides about a pair:
 #: :func:`strict_and_sorted` does, with the same arithmetic for every backend.
 SEARCH_MARGIN = 1e-5
+
+#: Pair and shift fit into one number below this; atoms that drifted far over many cells would overflow it.
+KEYS = 2**63
 
 
 def expand(starts: Tensor, counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -69,10 +73,13 @@ def strict_and_sorted(batch: StructureBatch, edges: Tensor, shifts: Tensor, cuto
     """
     if edges.shape[1] == 0:
         return edges, shifts
-    if edges.device.type == "cpu" and _keys_fit(shifts, batch.n_atoms):
-        from consistent_calc.neighbors.sort_cpu import strict_and_sorted_cpu  # numba takes a while to import
+    if edges.device.type == "cpu":
+        low, high = shifts.aminmax(dim=0)
+        sides = high - low + 1
+        if batch.n_atoms**2 * math.prod(sides.tolist()) < KEYS:
+            from consistent_calc.neighbors.sort_cpu import strict_and_sorted_cpu  # numba takes a while to import
 
-        return strict_and_sorted_cpu(batch, edges, shifts, cutoff)
+            return strict_and_sorted_cpu(batch, edges, shifts, cutoff, low, sides)
     i, j = edges
     # In this form the vectors of i -> j and j -> i are exact negatives: both are kept or neither.
     vectors = batch.positions.index_select(0, j) - batch.positions.index_select(0, i)
@@ -81,13 +88,6 @@ def strict_and_sorted(batch: StructureBatch, edges: Tensor, shifts: Tensor, cuto
     edges, shifts = edges[:, inside], shifts.index_select(0, inside)
     order = _lexicographic_order(edges, shifts, batch.n_atoms)
     return edges[:, order], shifts.index_select(0, order)
-
-
-def _keys_fit(shifts: Tensor, n_atoms: int) -> bool:
-    """Whether neighbor and shift fit into one number; atoms that drifted far over many cells would overflow it."""
-    low, high = shifts.aminmax(dim=0)
-    nx, ny, nz = (high - low + 1).tolist()
-    return n_atoms**2 * nx * ny * nz < 2**63
 
 
 def _lexicographic_order(edges: Tensor, shifts: Tensor, n_atoms: int) -> Tensor:
@@ -99,8 +99,8 @@ def _lexicographic_order(edges: Tensor, shifts: Tensor, n_atoms: int) -> Tensor:
     x, y, z = (shifts - low).unbind(1)
     pair_key, shift_key = edges[0] * n_atoms + edges[1], (x * ny + y) * nz + z
     n_shifts = int(shift_key.max()) + 1
-    # One sort of one key is twice as fast, but atoms that drifted far over many cells would overflow it.
-    if n_atoms**2 * n_shifts < 2**63:
+    # One sort of one key is twice as fast.
+    if n_atoms**2 * n_shifts < KEYS:
         return (pair_key * n_shifts + shift_key).argsort()
     order = shift_key.argsort(stable=True)
     return order[pair_key[order].argsort(stable=True)]

@@ -51,14 +51,21 @@ def _sort(edges, shifts, low, sides, inside, start, order):  # type: ignore[no-u
             gap //= 2
 
 
-def strict_and_sorted_cpu(batch: StructureBatch, edges: Tensor, shifts: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Arguments and result as there; number of atoms times that of different shifts below 2^63."""
+def strict_and_sorted_cpu(
+    batch: StructureBatch, edges: Tensor, shifts: Tensor, cutoff: float, low: Tensor, sides: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As there.
+
+    Args:
+        batch, edges, shifts, cutoff: as there.
+        low, sides: int64 ``[3]``, the smallest shifts and how many there can be; their product with the number of atoms
+            must fit into one number.
+    """
     found = edges.contiguous().numpy(), shifts.contiguous().numpy()
     inside, start = np.empty(edges.shape[1], np.bool_), np.zeros(batch.n_atoms + 1, np.int64)
     structures = (x.contiguous().numpy() for x in (batch.positions, batch.cell, batch.graph))
     _count(*structures, *found, float(cutoff) ** 2, inside, start)
     order = np.empty(start[-1], np.int64)
-    low, high = (x.numpy() for x in shifts.aminmax(dim=0))
-    _sort(*found, low, high - low + 1, inside, start, order)
+    _sort(*found, low.numpy(), sides.numpy(), inside, start, order)
     chosen = torch.from_numpy(order)
     return edges.index_select(1, chosen), shifts.index_select(0, chosen)

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from consistent_calc.nn import fused, fused_rows
 from consistent_calc.nn.encoder import Encoder
 from consistent_calc.nn.energy_head import EnergyHead
-from consistent_calc.nn.fused import as_array, first_edges, over_atoms, over_edges
+from consistent_calc.nn.fused import as_array, as_panels, first_edges, over_atoms, over_edges
 from consistent_calc.nn.fused_edges import edge_functions, edge_functions_backward
-from consistent_calc.nn.fused_product import panels
 from consistent_calc.nn.layers import LENGTH_EPS, Message, Update
 from consistent_calc.simd import lanes_of
 
@@ -33,10 +32,6 @@ Array = NDArray[Any]
 #: Atoms of molecules that go through the network together: molecules know nothing of each other, and what is kept of so
 #: few stays in the cache.
 ATOMS_AT_ONCE = 100
-
-
-def _panels(weight: Tensor) -> Array:
-    return panels(as_array(weight))
 
 
 class Perceptron:
@@ -55,8 +50,8 @@ class Perceptron:
         bias = first.bias + first.weight[:, :n] @ normalization.bias
         weight = torch.cat([first.weight[:, :n] * normalization.weight, first.weight[:, n:]], dim=1)
         biases = as_array(bias), as_array(second.bias * scale)
-        self.forward = _panels(weight.T), biases[0], _panels(second.weight.T * scale), biases[1]
-        self.backward = _panels(second.weight * scale), _panels(weight)
+        self.forward = as_panels(weight.T), biases[0], as_panels(second.weight.T * scale), biases[1]
+        self.backward = as_panels(second.weight * scale), as_panels(weight)
 
 
 class MessageLayer:
@@ -65,7 +60,7 @@ class MessageLayer:
     def __init__(self, layer: Message, widths: NDArray[np.int64]) -> None:
         self.widths, self.n_filters = widths, layer.filter.weight.shape[0]
         self.layers = Perceptron(layer.node[0], layer.node[2], layer.normalize, layer.scale)
-        self.weight, self.transposed = _panels(layer.filter.weight.T), _panels(layer.filter.weight)
+        self.weight, self.transposed = as_panels(layer.filter.weight.T), as_panels(layer.filter.weight)
         self.unrelated = fused.unrelated(self.weight)
         self.lanes = lanes_of(self.weight.dtype, *widths)
 
@@ -102,11 +97,12 @@ class UpdateLayer:
     """Adds to the state what :class:`consistent_calc.nn.layers.Update` computes."""
 
     def __init__(self, layer: Update, widths: NDArray[np.int64]) -> None:
-        self.widths, self.lanes = widths, lanes_of(as_array(layer.products.weight).dtype, *widths)
+        self.widths = widths
         pairs = [torch.cat([*a.parameters(), *b.parameters()]) for a, b in zip(layer.left, layer.right, strict=True)]
         mlp = Perceptron(layer.mlp[0], layer.mlp[2], layer.normalize)
-        self.forward = tuple(_panels(x.T) for x in pairs), mlp.forward, _panels(layer.products.weight.T)
-        self.backward = tuple(map(_panels, pairs)), mlp.backward, _panels(layer.products.weight)
+        self.forward = tuple(as_panels(x.T) for x in pairs), mlp.forward, as_panels(layer.products.weight.T)
+        self.backward = tuple(map(as_panels, pairs)), mlp.backward, as_panels(layer.products.weight)
+        self.lanes = lanes_of(self.backward[-1].dtype, *widths)
 
     def __call__(self, state: Array) -> tuple[Any, ...]:
         """Changes the state; gives what :meth:`back` needs."""
@@ -210,14 +206,14 @@ def edge_gradients(
     """
     network = partial(_edge_gradients, _network(encoder, head), encoder)
     of_atoms = elements, graph, level[graph]
-    ends = torch.bincount(graph, minlength=len(charge)).cumsum(0).tolist()
-    if len(bounds := _bounds(ends)) == 2:
+    offsets = [0, *torch.bincount(graph, minlength=len(charge)).cumsum(0).tolist()]
+    if len(bounds := _bounds(offsets)) == 2:
         gradients, energies, charges = network(vectors, edges, charge, *of_atoms)
         return gradients, energies, head.neutralize(charges, graph, charge)
     first_edge = first_edges(edges[0], len(elements))
 
     def part(first: int, last: int) -> tuple[Tensor, ...]:
-        begin, end = [0, *ends][first], ends[last - 1]
+        begin, end = offsets[first], offsets[last]
         atoms, own = slice(begin, end), slice(first_edge[begin], first_edge[end])
         mine, graph, level = (x[atoms] for x in of_atoms)
         return network(vectors[own], edges[:, own] - begin, charge[first:last], mine, graph - first, level)
@@ -228,14 +224,13 @@ def edge_gradients(
     return gradients, energies, head.neutralize(charges, graph, charge)
 
 
-def _bounds(ends: Sequence[int]) -> list[int]:
-    """First molecules of the parts, and the number of molecules, from where the atoms of each molecule end."""
-    bounds, begin = [0], 0
-    for k, end in enumerate(ends):
-        if k > bounds[-1] and end - begin > ATOMS_AT_ONCE:
+def _bounds(offsets: Sequence[int]) -> list[int]:
+    """First molecules of the parts, and the number of molecules, from where the atoms of each begin, and the end."""
+    n, bounds = len(offsets) - 1, [0]
+    for k in range(1, n):
+        if offsets[k + 1] - offsets[bounds[-1]] > ATOMS_AT_ONCE:
             bounds.append(k)
-            begin = ends[k - 1]
-    return [*bounds, len(ends)]
+    return [*bounds, n]
 
 
 @torch.no_grad()

@@ -133,10 +133,8 @@ def backward(  # type: ignore[no-untyped-def]
                     b = a + width
                     first_filter, second_filter = load(chunk, q, a + c, lanes), load(chunk, q, b + c, lanes)
                     first_node, second_node = load(node, i, a + c, lanes), load(node, i, b + c, lanes)
-                    first_weight, second_weight = (
-                        multiply(first_filter, first_node),
-                        multiply(second_filter, second_node),
-                    )
+                    first_weight = multiply(first_filter, first_node)
+                    second_weight = multiply(second_filter, second_node)
                     first_slope = second_slope = broadcast(node.dtype.type(0), lanes)
                     for m in range(n):
                         place = row + m * width + c
@@ -163,6 +161,11 @@ def backward(  # type: ignore[no-untyped-def]
 def as_array(x: Tensor) -> NDArray[Any]:
     """The numbers in order, as kernels take them."""
     return x.detach().contiguous().numpy()
+
+
+def as_panels(weight: Tensor) -> NDArray[Any]:
+    """A weight of the form ``x @ weight``, as products take it."""
+    return panels(as_array(weight))
 
 
 def first_edges(receiver: Tensor, n_atoms: int) -> NDArray[np.int64]:
@@ -213,12 +216,13 @@ def sum_messages(
     start = first_edges(receiver, len(node))
     widths = np.array([features[0].shape[1], *(x.shape[2] for x in features[1:])])
     state = torch.cat([x.flatten(1) for x in features], dim=1)
-    arrays = [as_array(x) for x in (sender, radial, torch.cat(harmonics, dim=1), node, state)]
-    arrays.insert(2, panels(as_array(weight.T)))
-    tables = unrelated(arrays[2])
+    filters = as_panels(weight.T)
+    others = map(as_array, (torch.cat(harmonics, dim=1), node, state))
+    arrays = [as_array(sender), as_array(radial), filters, *others]
+    tables = unrelated(filters)
     if related is not None:
         kinds, basis, *more = map(as_array, (related.kinds, related.basis, related.scale, related.shift))
-        tables = kinds, basis, panels(as_array(related.weight.T)), *more
+        tables = kinds, basis, as_panels(related.weight.T), *more
     out = np.zeros_like(arrays[-1])
     # In the first layer of the energy the features of higher degree are zero.
     with_features = bool(arrays[-1][:, widths[0] :].any())

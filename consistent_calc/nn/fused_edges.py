@@ -23,7 +23,7 @@ SQRT3, SQRT5, SQRT15 = 3**0.5, 5**0.5, 15**0.5
 ENVELOPE = (ORDER, *envelope_coefficients())
 
 
-_envelope = compiled(envelope)
+_envelope = helper(envelope)
 
 
 @helper
