@@ -52,8 +52,8 @@ class ConsistentCalculator(Calculator):
     each thread needs a calculator of its own, but they may share one model. No global state is changed.
 
     Args:
-        model: a model, the path of a checkpoint, or None for the checkpoint shipped with the package; a list of models
-            or paths is an ensemble.
+        model: a model, the path of a checkpoint or the name of a shipped one, or None for the default one; a list of
+            these is an ensemble.
         level: level of theory, by default the (first) model's first.
         device: "cpu", "cuda", ...; None leaves a given model where it is, and loads a checkpoint onto the CPU.
         dtype: ``torch.float32`` or ``"float32"``, ``torch.float64`` or ``"float64"``; None keeps that of a given model,

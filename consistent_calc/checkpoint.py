@@ -58,7 +58,8 @@ def load_model(
     """Loads a checkpoint, ready for use.
 
     Args:
-        path: of the card, the weights, or either without its suffix; None is the checkpoint shipped with the package.
+        path: of the card, the weights, or either without its suffix. Where there is no such file, the name of a
+            checkpoint shipped with the package; None is its default one.
         device: "cpu", "cuda", ...
         dtype: precision of the network; the atomic reference energies are float64 always.
 
@@ -66,7 +67,7 @@ def load_model(
         CheckpointError: missing, truncated or altered files, or another format.
         ConfigurationError: there is no such device here.
     """
-    weights_path, card_path = _paths(shipped(DEFAULT) if path is None else path)
+    weights_path, card_path = _find(path)
     card = read_card(card_path)
     try:
         data = weights_path.read_bytes()
@@ -91,12 +92,12 @@ def load_model(
 
 
 def read_card(path: str | Path | None = None) -> dict[str, Any]:
-    """The JSON card of a checkpoint (None: the shipped one).
+    """The JSON card of a checkpoint, given as in :func:`load_model`.
 
     Raises:
         CheckpointError: missing, not JSON, or not a card of this package.
     """
-    _, card_path = _paths(shipped(DEFAULT) if path is None else path)
+    _, card_path = _find(path)
     try:
         card = json.loads(card_path.read_text())
     except OSError as error:
@@ -121,6 +122,15 @@ def shipped(name: str) -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "checkpoints"
     return (inside if inside.is_dir() else package.parent / "checkpoints") / name
+
+
+def _find(path: str | Path | None) -> tuple[Path, Path]:
+    """Weights and card of a checkpoint to read, given as in :func:`load_model`."""
+    if path is None:
+        return _paths(shipped(DEFAULT))
+    given, named = _paths(path), _paths(shipped(Path(path).name))
+    is_name = Path(path).parent == Path() and not any(file.exists() for file in given)
+    return named if is_name and named[1].exists() else given
 
 
 def _paths(path: str | Path) -> tuple[Path, Path]:

@@ -28,7 +28,9 @@ class Precision(StrEnum):
     float64 = "float64"
 
 
-Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint card or weights; by default the shipped one.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Checkpoint card or weights, or name of a shipped one; by default base.")
+]
 Level = Annotated[str | None, typer.Option(help="Level of theory; by default the checkpoint's first.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Charge = Annotated[int | None, typer.Option(help="Total charge; by default the one in the file, else 0.")]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from consistent_calc.checkpoint import DEFAULT, load_model, read_card, save_model, shipped
+from consistent_calc.checkpoint import DEFAULT, load_model, read_card, save_model
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.importers import ImportReport, import_extxyz
 from consistent_calc.data.replay_molecules import replay_molecules
@@ -103,8 +103,7 @@ def fine_tune(
     if members < 1:
         raise ConfigurationError(f"At least one model must be trained, got members = {members}.")
     settings = settings or FineTuning()
-    path = shipped(DEFAULT) if str(start) == DEFAULT and not Path(f"{DEFAULT}.json").exists() else Path(start)
-    model = load_model(path, device=device)
+    model = load_model(start, device=device)
     data, imported = _read(Path(frames), level, charge)
     rows = _labelled(data, imported)
     unlabelled = len(data) - len(rows)
@@ -128,7 +127,7 @@ def fine_tune(
         skipped=tuple(imported.failures),
         notes=tuple(_notes(model, data, rows, unlabelled, how)),
     )
-    origin = {"checkpoint": str(start), "sha256": read_card(path)["sha256"], "frames": Path(frames).name}
+    origin = {"checkpoint": str(start), "sha256": read_card(start)["sha256"], "frames": Path(frames).name}
     _save(tuned, report, {"fine_tuned_from": origin, "settings": asdict(settings)})
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +79,29 @@ class TestRoundTrip:
 
     def test_the_shipped_path(self):
         assert shipped("base").parent.name == "checkpoints"
+
+    @pytest.mark.parametrize("name", ["base", "base.json", Path("base")])
+    def test_a_shipped_one_by_name(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert read_card(name) == read_card()
+        assert load_model(name).levels == load_model().levels
+
+    def test_a_file_goes_before_a_name(self, single, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        save_model(single, "base")
+        assert read_card("base")["record"] == {} != read_card()["record"]
+        assert read_card() != read_card("base")
+
+    def test_half_a_file_is_not_replaced_by_a_shipped_one(self, single, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        save_model(single, "base")
+        Path("base.safetensors").unlink()
+        with pytest.raises(CheckpointError, match=r"weights .* cannot be read"):
+            load_model("base")
+
+    def test_a_path_is_no_name(self, tmp_path):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_card(tmp_path / "base")
 
 
 class TestDamage:

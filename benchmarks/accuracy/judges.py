@@ -20,7 +20,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.rdForceFieldHelpers import MMFFGetMoleculeForceField, MMFFGetMoleculeProperties
 
 from consistent_calc import ConsistentModel, StructureBatch, load_model
-from consistent_calc.checkpoint import DEFAULT, shipped
+from consistent_calc.checkpoint import DEFAULT
 from consistent_calc.conformers.generate import with_conformers
 from consistent_calc.data.split import Split, bucket_of_smiles, split_of_bucket
 from consistent_calc.errors import DataError, LabellingError
@@ -74,13 +74,8 @@ def load(options: argparse.Namespace) -> Judges:
     from consistent_calc.labelling.gfn2 import Tblite
 
     torch.set_num_threads(1)
-    model = load_model(checkpoint(options.checkpoint), dtype=torch.float64)
+    model = load_model(options.checkpoint, dtype=torch.float64)
     return Judges(model, AimNet2("wB97M-D3/def2-TZVPP", options.teacher), Tblite("GFN2-xTB"))
-
-
-def checkpoint(name: str) -> Path:
-    """A checkpoint by path, or by the name of a shipped one."""
-    return shipped(name) if shipped(name).with_suffix(".json").exists() else Path(name)
 
 
 def numbers(mol: Chem.Mol) -> NDArray[np.int64]:

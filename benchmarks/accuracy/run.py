@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from judges import COLORS, checkpoint, mean
+from judges import COLORS, mean
 from numpy.typing import NDArray
 from summary import update_summary, write_csv
 
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default=DEFAULT, help="path, or name of a shipped one")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    model = load_model(checkpoint(arguments.checkpoint))
+    model = load_model(arguments.checkpoint)
     results: dict[str, Any] = {}
     for name, measure in {
         "organic": labelled,

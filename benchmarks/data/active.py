@@ -43,7 +43,6 @@ from consistent_calc.errors import InvalidStructureError
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("accuracy", "dynamics")]
 from batched_dynamics import BondCheck, Dynamics
-from judges import checkpoint
 from summary import write_csv
 
 RESULTS = Path(__file__).parent / "results"
@@ -220,7 +219,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    models = [load_model(checkpoint(name)) for name in options.committee]
+    models = [load_model(name) for name in options.committee]
     if options.task == "report":
         report(models, options.stores[0])
         return

@@ -34,7 +34,7 @@ import torch
 from batched_dynamics import BondCheck, Dynamics
 from numpy.typing import NDArray
 
-from consistent_calc.checkpoint import DEFAULT, load_model, read_card, shipped
+from consistent_calc.checkpoint import DEFAULT, load_model, read_card
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store
@@ -159,9 +159,9 @@ def simulate(
     ]
 
 
-def run(checkpoint: Path, data: Dataset, options: argparse.Namespace) -> list[dict[str, str]]:
+def run(data: Dataset, options: argparse.Namespace) -> list[dict[str, str]]:
     """All chunks that are not in the table yet; returns the rows that belong to this run."""
-    settings = {"weights": read_card(checkpoint)["sha256"][:8], "ps": f"{options.picoseconds:g}"}
+    settings = {"weights": read_card(options.checkpoint)["sha256"][:8], "ps": f"{options.picoseconds:g}"}
     chosen = selected(data, options.molecules)
 
     def rows(ensemble: str) -> list[dict[str, str]]:
@@ -170,7 +170,7 @@ def run(checkpoint: Path, data: Dataset, options: argparse.Namespace) -> list[di
         return [r for r in read_rows(options.output) if wanted.items() <= r.items() and r["molecule"] in molecules]
 
     for ensemble in options.only:
-        model = load_model(checkpoint, device=options.device, dtype=PRECISION[ensemble])
+        model = load_model(options.checkpoint, device=options.device, dtype=PRECISION[ensemble])
         done = {row["molecule"] for row in rows(ensemble)}
         missing = [k for k in chosen if str(data.molecule[k]) not in done]
         for first in range(0, len(missing), options.chunk):
@@ -241,7 +241,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("datasets/organic.h5"))
-    parser.add_argument("--checkpoint", default=DEFAULT, help="path; by default the shipped one")
+    parser.add_argument("--checkpoint", default=DEFAULT, help="path, or name of a shipped one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--molecules", type=int, default=100)
     parser.add_argument("--picoseconds", type=float, default=20.0)
@@ -252,8 +252,7 @@ def main() -> None:
     options.chunk = options.chunk or (10 if options.device == "cpu" else options.molecules)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    path = shipped(options.checkpoint) if options.checkpoint == DEFAULT else Path(options.checkpoint)
-    summary = summarize(rows := run(path, Store(options.data).read(Split.VALIDATION), options))
+    summary = summarize(rows := run(Store(options.data).read(Split.VALIDATION), options))
     for line in summary:
         print(f"{line['test']:<36} {line['metric']:<40} {line['value']}  (n = {line['n']})")
     path = options.output.with_name(f"{options.output.stem}_summary.csv")
