@@ -150,6 +150,15 @@ def spread_figures() -> dict[str, str]:
     }
 
 
+def long_range_table() -> str:
+    """What terms beyond the cutoff could gain."""
+    header = ["structures", "n", "term", "factor (forces)", "variance of force errors (%)"]
+    header += ["factor (energies)", "variance of relative-energy errors (%)"]
+    columns = ["force_factor", "force_variance_explained_percent", "energy_factor", "energy_variance_explained_percent"]
+    rows = rows_of("accuracy/results/long_range.csv")
+    return table(header, [[r["structures"], r["n"], r["term"], *(float(r[c]) for c in columns)] for r in rows])
+
+
 def ladder_table() -> str:
     """Networks at equal training time."""
     rows = rows_of("ladder/results/ladder.csv")
@@ -287,6 +296,7 @@ def card() -> str:
         "beside": beside_others(),
         "ladder": ladder_table(),
         "ladder_minutes": rows_of("ladder/results/ladder.csv")[0]["minutes"],
+        "long_range": long_range_table(),
         "stability": stability_table(),
         "noise": noise_figures(),
         "conformers": table(["figure", "value"], [[k, v] for k, v in conformers.items()]),

@@ -11,10 +11,12 @@ from consistent_calc.errors import LabellingError, MissingDependencyError
 from consistent_calc.labelling.engine import Array, Engine, Label, checked_method
 from consistent_calc.units import BOHR, DEBYE, HARTREE
 
-#: Functional and basis of each method, in PySCF's words. PySCF's B3LYP is that of Gaussian, and so of QM9.
+#: Functional and basis of each method, in PySCF's words, and level of the integration grid: a functional of the kinetic
+#: energy density needs a finer one. PySCF's B3LYP is that of Gaussian, and so of QM9.
 METHODS = {
-    "B3LYP/6-31G(2df,p)": ("b3lyp", "6-31G(2df,p)"),
-    "wB97X-D3BJ/def2-SVP": ("wb97x-d3bj", "def2-svp"),
+    "B3LYP/6-31G(2df,p)": ("b3lyp", "6-31G(2df,p)", 1),
+    "wB97X-D3BJ/def2-SVP": ("wb97x-d3bj", "def2-svp", 1),
+    "wB97M-D3BJ/def2-TZVPP": ("wb97m-d3bj", "def2-tzvpp", 2),
 }
 
 
@@ -22,11 +24,11 @@ class Pyscf(Engine):
     """The library ``pyscf``, with density fitting.
 
     Args:
-        method: B3LYP/6-31G(2df,p) or wB97X-D3BJ/def2-SVP.
-        grid: level of PySCF's integration grid.
+        method: one of :data:`METHODS`. wB97M-D3BJ/def2-TZVPP, which AIMNet2 was fitted to, takes some ten times as
+            long as wB97X-D3BJ/def2-SVP.
     """
 
-    def __init__(self, method: str, grid: int = 1) -> None:
+    def __init__(self, method: str) -> None:
         self.level = checked_method(method, tuple(METHODS))
         try:
             import pyscf
@@ -37,14 +39,13 @@ class Pyscf(Engine):
             raise MissingDependencyError(
                 f"{error.name} is not installed: pip install 'consistent_calc[label]', for D3 also pyscf-dispersion."
             ) from None
-        self._grid = grid
-        self.provenance = f"PySCF {pyscf.__version__}, {method}, density fitting, grid {grid}"
+        self.provenance = f"PySCF {pyscf.__version__}, {method}, density fitting, grid {METHODS[method][2]}"
 
     def single_point(self, numbers: NDArray[Any], positions: Array, charge: int) -> Label:
         from pyscf import dft, gto
 
         positions = np.asarray(positions, dtype=np.float64)
-        functional, basis = METHODS[self.level]
+        functional, basis, grid = METHODS[self.level]
         try:
             mol = gto.M(
                 atom=list(zip(numbers.tolist(), positions.tolist(), strict=True)), basis=basis, charge=charge, verbose=0
@@ -52,7 +53,7 @@ class Pyscf(Engine):
         except RuntimeError as error:  # an odd number of electrons
             raise LabellingError(f"PySCF: {error}") from None
         field = dft.RKS(mol, xc=functional).density_fit()
-        field.grids.level = self._grid
+        field.grids.level = grid
         energy = field.kernel()
         if not field.converged:
             raise LabellingError("PySCF: no self-consistent field", "not_converged")

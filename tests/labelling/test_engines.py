@@ -13,6 +13,7 @@ from harmonic import LENGTH, Harmonic
 
 from consistent_calc.errors import ConfigurationError, LabellingError
 from consistent_calc.labelling import mopac, xtb
+from consistent_calc.labelling.dft import METHODS
 from consistent_calc.labelling.engine import Engine, new_engine
 from consistent_calc.labelling.names import EngineName
 from consistent_calc.units import BOHR, DEBYE, HARTREE, KCAL_PER_MOL
@@ -56,6 +57,20 @@ def test_forces_are_the_derivative_of_the_energy(engine: Engine, molecule: tuple
         assert label.charges.sum() == pytest.approx(charge, abs=1e-3)
     if label.dipole is not None and charge == 0:  # towards the hydrogens, 1.5 to 2.5 D
         assert 1.5 < label.dipole @ (x[1] + x[2] - 2 * x[0]) / np.linalg.norm(x[1] + x[2] - 2 * x[0]) / DEBYE < 2.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_functional_and_basis(method: str) -> None:
+    pytest.importorskip("pyscf")
+    numbers, x, charge = HYDROXIDE
+    engine = new_engine(EngineName.pyscf, method)
+    label = engine.single_point(numbers, x, charge)
+    axis = (x[1] - x[0]) / np.linalg.norm(x[1] - x[0])
+    step = np.stack([np.zeros(3), STEP * axis])
+    plus, minus = (engine.single_point(numbers, x + s * step, charge).energy for s in (1, -1))
+    assert -(plus - minus) / (2 * STEP) == pytest.approx(label.forces[1] @ axis, abs=TOLERANCE[EngineName.pyscf])
+    # -75.8 Hartree with a large basis, a few tenths above with a small one without diffuse functions.
+    assert -75.9 < label.energy / HARTREE < -75.4
 
 
 def test_minima_have_no_forces(engine: Engine) -> None:
