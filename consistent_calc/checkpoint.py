@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from consistent_calc.errors import CheckpointError, ConfigurationError
+from consistent_calc.files import replacing
 from consistent_calc.model import ConsistentModel, ModelConfig
 
 FORMAT = "consistent_calc checkpoint"
@@ -47,8 +47,10 @@ def save_model(model: ConsistentModel, path: str | Path, record: dict[str, Any] 
         "sha256": hashlib.sha256(data).hexdigest(),
         "record": record or {},
     }
-    _replace(weights_path, data)
-    _replace(card_path, (json.dumps(card, indent=2) + "\n").encode())
+    with replacing(weights_path) as new:
+        new.write_bytes(data)
+    with replacing(card_path) as new:
+        new.write_text(json.dumps(card, indent=2) + "\n")
     return card_path
 
 
@@ -138,13 +140,3 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
     return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file so that a kill or a full disk leaves the old one whole."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

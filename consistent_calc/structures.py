@@ -16,6 +16,7 @@ from torch import Tensor
 
 from consistent_calc.elements import chemical_formula, symbol
 from consistent_calc.errors import ChargeError, InvalidStructureError, OddElectronWarning, UnsupportedElementError
+from consistent_calc.lattice import check_cells
 from consistent_calc.molgraph import BOND_COLUMNS, STEREO_COLUMNS, bond_table, stereo_table
 
 if TYPE_CHECKING:
@@ -365,7 +366,10 @@ class StructureBatch:
         if not bool(torch.isfinite(self.positions).all()):
             first = int((~torch.isfinite(self.positions)).any(dim=1).nonzero()[0])
             raise InvalidStructureError(f"Positions are NaN or infinite (first at atom {first}).")
-        self._validate_cell()
+        if not bool(torch.isfinite(self.cell).all()):
+            raise InvalidStructureError("The cell is NaN or infinite.")
+        if bool(self.pbc.any()):
+            check_cells(self.cell.detach().double(), self.pbc)
         if elements is not None:
             known = set(elements)
             unknown = sorted(set(self.numbers.unique().tolist()) - known)
@@ -376,19 +380,6 @@ class StructureBatch:
                 )
         self._validate_charge(warn_odd_electrons)
         return self
-
-    def _validate_cell(self) -> None:
-        if not bool(torch.isfinite(self.cell).all()):
-            raise InvalidStructureError("The cell is NaN or infinite.")
-        if not bool(self.pbc.any()):
-            return
-        lengths = self.cell.norm(dim=2)
-        if bool((self.pbc & (lengths < 1e-6)).any()):
-            raise InvalidStructureError("A periodic direction has no lattice vector; set the cell or pbc=False.")
-        for cell, pbc in zip(self.cell[self.pbc.any(1)].double(), self.pbc[self.pbc.any(1)], strict=True):
-            vectors = torch.nn.functional.normalize(cell[pbc], dim=1)
-            if float(torch.linalg.det(vectors @ vectors.T)) < 1e-8:
-                raise InvalidStructureError("The periodic lattice vectors are linearly dependent (zero cell volume).")
 
     def _validate_charge(self, warn_odd_electrons: bool) -> None:
         charges = self.charge.tolist()

@@ -15,7 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "consistent_calc"
 ROOMS = (
     "errors",
     "units",
+    "files",
     "elements",
+    "lattice",
     "jit",
     "simd",
     "molgraph",

@@ -29,6 +29,7 @@ from consistent_calc.data.record import MoleculeRecord
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store, StoreWriter
 from consistent_calc.errors import ConfigurationError, ConsistentCalcError, DataError, LabellingError
+from consistent_calc.files import replacing
 from consistent_calc.labelling.basin import check_basin
 from consistent_calc.labelling.engine import Engine, Label, new_engine
 from consistent_calc.labelling.names import EngineName
@@ -353,9 +354,8 @@ def _crashed(job: LabellingJob, index: int) -> list[int]:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file in one step."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replacing(path) as new:
+        new.write_text(text)
 
 
 def _claim_parts(job: LabellingJob) -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from consistent_calc.errors import InvalidStructureError
+from consistent_calc.lattice import check_cells, translations
 from consistent_calc.neighbors.binned import binned_pairs
 from consistent_calc.neighbors.open import open_pairs
-from consistent_calc.neighbors.periodicity import check_cells, translations
 from consistent_calc.neighbors.vesin_cpu import vesin_pairs
 from consistent_calc.structures import StructureBatch
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from consistent_calc.lattice import reciprocal_vectors, translations
 from consistent_calc.neighbors.pairs import expand
-from consistent_calc.neighbors.periodicity import reciprocal_vectors, translations
 from consistent_calc.structures import StructureBatch
 
 

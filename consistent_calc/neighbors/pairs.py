@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from consistent_calc.neighbors.periodicity import translations
+from consistent_calc.lattice import translations
 from consistent_calc.structures import StructureBatch
 
 #: Candidate pairs compared at once; about 100 bytes each, so some 200 MB.

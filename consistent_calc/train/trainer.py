@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from consistent_calc.checkpoint import load_model, save_model
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.errors import ConfigurationError, DivergedError
+from consistent_calc.files import replacing
 from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.train.batches import EnergyBatch
 from consistent_calc.train.configuration import TrainingConfig
@@ -270,9 +271,8 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
         }
-        temporary = self._state_path.with_suffix(".partial")
-        torch.save(state, temporary)
-        os.replace(temporary, self._state_path)
+        with replacing(self._state_path) as new:
+            torch.save(state, new)
 
     def _load_state(self) -> None:
         state = torch.load(self._state_path, map_location=self.config.device, weights_only=True)
