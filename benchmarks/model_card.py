@@ -72,31 +72,33 @@ def breakdown(figures: dict[str, Any], key: str, label: str) -> str:
 
 
 def short_figures() -> str:
-    """The paragraph and table of the README."""
+    """The tables and the list of the README."""
     accuracy, bfgs = results("accuracy/results/validation.json"), results("relaxation/results/bfgs.json")
-    nve, conformers = results("dynamics/results/nve.json"), results("conformers/results/test_molecules.json")
-    drugs = results("relaxation/results/drug_like.json")
-    drift = max(abs(m["drift_meV_per_atom_ps"]) for m in nve["float64"].values())
+    conformers, drugs = results("conformers/results/test_molecules.json"), results("relaxation/results/drug_like.json")
+    faster, of_drugs = (run["bfgs_seconds"] / run["batch_seconds"] for run in (bfgs, drugs))
     lines = [
         validation_table(accuracy),
         "",
-        f"Relaxation of {bfgs['molecules']} validation molecules from ETKDG and MMFF94s with ASE's BFGS to 0.01 eV/Å: "
+        f"- Relaxation of {bfgs['molecules']} validation molecules from ETKDG and MMFF94s, ASE's BFGS to 0.01 eV/Å: "
         f"{bfgs['bfgs_converged']} converge within 500 steps (median {bfgs['bfgs_steps_median']:.0f}), "
-        f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry. "
-        f"`relax` needs a median of {bfgs['batch_steps_median']:.0f} steps "
-        f"and {bfgs['bfgs_seconds'] / bfgs['batch_seconds']:.1f} times less time for the same molecules; for "
-        f"{drugs['molecules']} drug-like ones with 20-50 heavy atoms and {drugs['threads']} threads, "
-        f"{drugs['bfgs_seconds'] / drugs['batch_seconds']:.1f} times less. "
-        f"NVE dynamics of aspirin and alanine dipeptide at 300 K: drift at most {drift:.2g} meV per atom and ps "
-        "(float64, 5 ps). "
-        f"Conformers of {conformers['molecules']} test SMILES: {conformers['with_result']} with a result, "
+        f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry.",
+        f"- `relax` needs a median of {bfgs['batch_steps_median']:.0f} steps and {faster:.1f} times less time "
+        f"for the same molecules; for {drugs['molecules']} drug-like ones with 20-50 heavy atoms and "
+        f"{drugs['threads']} threads, {of_drugs:.1f} times less.",
+        f"- Dynamics of validation molecules: {stability_figures()}.",
+        f"- Conformers of {conformers['molecules']} test SMILES: {conformers['with_result']} with a result, "
         f"{conformers['stereo_kept']} of {conformers['conformers']} conformers with the stereochemistry asked for, "
-        f"{conformers['seconds_per_conformer']:.2g} s a conformer with {conformers['threads']} CPU thread(s). "
-        + speed_figures(),
+        f"{conformers['seconds_per_conformer']:.2g} s a conformer with {conformers['threads']} CPU thread(s).",
+        "",
+        "Energies and forces on one core, times as long as ours (`benchmarks/speed/results/`):",
+        "",
+        speed_table(),
     ]
     return "\n".join(lines)
 
 
+#: What is simulated in each ensemble of ``dynamics/stability.py``.
+SETTING = {"NVE": "at constant energy, 300 K, float64", "Langevin": "with Langevin's thermostat at 600 K, float32"}
 PEER = "AIMNet2 (1 network)"
 #: Tests beside other methods: name in ``accuracy/results/summary.csv``, metrics.
 TESTS = {
@@ -175,6 +177,22 @@ def stability_table() -> str:
     return table(["test", "figure", "value", "molecules"], [[r["test"], r["metric"], r["value"], r["n"]] for r in rows])
 
 
+def stability_figures() -> str:
+    """What became of the bonds in each ensemble, and of the energy where it is conserved."""
+    rows = rows_of("dynamics/results/stability_summary.csv")
+    found = {(r["test"], r["metric"]): r["value"] for r in rows}
+    parts = []
+    for test, n in {r["test"]: r["n"] for r in rows}.items():
+        ensemble, length, _ = test.split(", ")
+        intact = found[test, "molecules with all bonds intact"]
+        part = f"{length} {SETTING[ensemble]}: {intact} of {n} keep all bonds"
+        if ensemble == "NVE":
+            largest, median = (found[test, f"{w} absolute drift (meV/atom/ps)"] for w in ("largest", "median of"))
+            part += f", drift at most {largest}, in the median {median} meV per atom and ps"
+        parts.append(part)
+    return "; ".join(parts)
+
+
 def speeds(name: str) -> dict[tuple[str, int, str], tuple[float, float]]:
     """Milliseconds, and their ratio to ours, by system, number of atoms and method."""
     return {
@@ -183,20 +201,21 @@ def speeds(name: str) -> dict[tuple[str, int, str], tuple[float, float]]:
     }
 
 
-def speed_figures() -> str:
+def speed_table() -> str:
     """Times beside other models, as ratios."""
     found = speeds("summary.csv")
-    systems = (("molecule", 21), ("molecule", 89), ("batch", 21))
-    peers = dict.fromkeys(method for system, n, method in found if (system, n) == systems[0] and "ours" not in method)
+    systems = {
+        "a molecule of 21 atoms": ("molecule", 21),
+        "a molecule of 89 atoms": ("molecule", 89),
+        "a batch of 256 molecules of 21 atoms": ("batch", 21),
+    }
+    peers = dict.fromkeys(method for system, n, method in found if (system, n) == ("molecule", 21))
 
     def ratio(peer: str, system: tuple[str, int]) -> str:
         return f"{found[*system, peer][1]:.2g}" if (*system, peer) in found else "-"
 
-    rows = [f"{peer} {' / '.join(ratio(peer, system) for system in systems)}" for peer in peers]
-    return (
-        "Energies and forces of one molecule of 21 atoms / of 89 atoms / of a batch of 256 molecules of 21 atoms on "
-        f"one core, times as long as ours: {'; '.join(rows)} (`benchmarks/speed/results/`)."
-    )
+    rows = [[peer, *(ratio(peer, s) for s in systems.values())] for peer in peers if "ours" not in peer]
+    return table(["method", *systems], rows)
 
 
 def neighbor_figures() -> dict[str, str]:
@@ -288,7 +307,7 @@ def card() -> str:
             ["molecule", "precision", "atoms", "drift (meV/atom/ps)", "std (meV/atom)", "bonds intact", "steps/s"],
             dynamics,
         ),
-        "speed": speed_figures(),
+        "speed": speed_table(),
         **cuda_figures(),
         **neighbor_figures(),
         **learning_figures(),
