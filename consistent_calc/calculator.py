@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import Calculator, Parameters, PropertyNotImplementedError, all_changes
 from ase.data import atomic_masses
+from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
@@ -49,7 +50,8 @@ class ConsistentCalculator(Calculator):
     * ``forces_std``: of each atom, root mean square length of the members' deviations from the mean force, eV/Angstrom.
 
     Calculators can be copied, pickled (they carry their weights) and used side by side with any settings; in threads,
-    each thread needs a calculator of its own, but they may share one model. No global state is changed.
+    each thread needs a calculator of its own, but they may share one model. Processes should be spawned: torch's own
+    threads do not survive a fork, and ions and Hessians may wait for them forever. No global state is changed.
 
     Args:
         model: a model, the path of a checkpoint or the name of a shipped one, or None for the default one; a list of
@@ -117,6 +119,13 @@ class ConsistentCalculator(Calculator):
                 member.level_index(changes["level"])
         return dict(super().set(**changes))
 
+    def __copy__(self) -> ConsistentCalculator:
+        """Shares the models with the original, but neither parameters nor results."""
+        made = self.__class__.__new__(self.__class__)
+        made.__dict__ |= self.__dict__
+        made.parameters, made.results = Parameters(self.parameters), dict(self.results)
+        return made
+
     # ------------------------------------------------------------------ ASE's protocol
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -139,7 +148,7 @@ class ConsistentCalculator(Calculator):
                 raise PropertyNotImplementedError(
                     "The dipole of a periodic system is not defined; set pbc=False for an isolated molecule."
                 )
-            if name == "stress" and not _has_volume(subject):
+            if name == "stress" and not has_volume(subject):
                 raise PropertyNotImplementedError(
                     "Stress needs a periodic direction and three lattice vectors; this system is "
                     f"{'open' if not subject.pbc.any() else 'without a volume'} (pbc and cell say so)."
@@ -161,16 +170,20 @@ class ConsistentCalculator(Calculator):
         self.results = {}
         super().calculate(atoms, properties or ["energy"], system_changes)
         batch = self._batch(self.atoms)
-        has_volume = _has_volume(self.atoms)
+        with_stress = has_volume(self.atoms)
         level = self.parameters["level"]
         if len(self.models) > 1:
-            ensemble = predict_ensemble(self.models, batch, level=level, stress=has_volume)
+            ensemble = predict_ensemble(self.models, batch, level=level, stress=with_stress)
             assert ensemble.forces_std is not None
             spread = {"energy_std": float(ensemble.energy_std[0]), "forces_std": _numpy(ensemble.forces_std)}
-            self.results = _results(self.atoms, ensemble.mean, has_volume) | spread
+            self.results = _results(self.atoms, ensemble.mean) | spread
         else:
-            self.results = _results(self.atoms, self.model.predict(batch, level=level, stress=has_volume), has_volume)
+            self.results = _results(self.atoms, self.model.predict(batch, level=level, stress=with_stress))
         self._evaluated = self._settings(self.atoms)
+
+    def export_properties(self) -> Properties:
+        """The results under the names that ASE knows, which has none for the disagreement of an ensemble."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def get_hessian(self, atoms: Atoms | None = None) -> NDArray[np.float64]:
         """Exact second derivatives of the (mean) energy, computed anew at every call.
@@ -215,7 +228,7 @@ class ConsistentCalculator(Calculator):
         return batch
 
 
-def _results(atoms: Atoms, prediction: Prediction, has_volume: bool) -> dict[str, Any]:
+def _results(atoms: Atoms, prediction: Prediction) -> dict[str, Any]:
     """ASE's table of results: Python floats and float64 arrays."""
     assert prediction.forces is not None
     energy, charges = float(prediction.energy[0]), _numpy(prediction.charges)
@@ -226,8 +239,7 @@ def _results(atoms: Atoms, prediction: Prediction, has_volume: bool) -> dict[str
         "forces": _numpy(prediction.forces),
         "charges": charges,
     }
-    if has_volume:
-        assert prediction.stress is not None
+    if prediction.stress is not None:
         results["stress"] = full_3x3_to_voigt_6_stress(_numpy(prediction.stress[0]))
     if not atoms.pbc.any():
         # Standard atomic weights, not atoms.get_masses(): isotopes do not change the electrons, and ASE would not
@@ -238,9 +250,9 @@ def _results(atoms: Atoms, prediction: Prediction, has_volume: bool) -> dict[str
     return results
 
 
-def _has_volume(atoms: Atoms) -> bool:
-    """Whether a stress is defined: a periodic direction and three lattice vectors."""
-    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+def has_volume(atoms: Atoms) -> bool:
+    """Whether a stress is defined: a periodic direction, and three lattice vectors that are linearly independent."""
+    return bool(atoms.pbc.any()) and bool(np.linalg.matrix_rank(atoms.cell.array) == 3)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

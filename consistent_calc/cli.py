@@ -25,7 +25,7 @@ from consistent_calc.console import (
     new_table,
     out,
 )
-from consistent_calc.errors import InvalidStructureError
+from consistent_calc.errors import ConfigurationError, DataError, InvalidStructureError
 from consistent_calc.training_commands import evaluate, import_data, label, train
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def energy(
         from ase.io import write
         from ase.stress import full_3x3_to_voigt_6_stress
 
+        from consistent_calc.calculator import has_volume
         from consistent_calc.structures import StructureBatch
 
         check_target(output)
@@ -77,7 +78,7 @@ def energy(
             atoms.calc = None  # energies that came with the file must not pass for results
             try:
                 batch = StructureBatch.from_ase(atoms, charge=charge).validate(model.elements)
-                prediction = model.predict(batch, level=level, stress=bool(batch.pbc.any()))
+                prediction = model.predict(batch, level=level, stress=has_volume(atoms))
             except InvalidStructureError as error:
                 failures += 1
                 message = f"[red]{error.reason}: {escape(str(error))}[/]"
@@ -114,18 +115,18 @@ def relax(
     """Relaxes all structures of a file in one batch; cells stay fixed."""
     with clear_errors():
         from ase.calculators.singlepoint import SinglePointCalculator
-        from ase.io import write
 
         from consistent_calc.relaxation import relax as relax_batch
         from consistent_calc.structures import StructureBatch
 
-        check_target(output, by_suffix=True)
+        check_target(output, n_images=1)
         model, images = load(checkpoint, device, dtype), _read(file)
         if fixed := [k for k, atoms in enumerate(images) if atoms.constraints]:
             raise InvalidStructureError(
                 f"Structure {fixed[0]} has constraints, which this command does not know. Remove them, or relax it "
                 "with ASE's optimisers and ConsistentCalculator."
             )
+        check_target(output, n_images=len(images))
         batch = StructureBatch.from_ase(images, charge=charge)
         with out.status(f"Relaxing {len(images)} structures"):
             result = relax_batch(model, batch, level=level, fmax=fmax, max_steps=steps)
@@ -148,7 +149,7 @@ def relax(
                 relaxed.append(before)
         out.print(table)
         if relaxed:
-            write(output, relaxed)
+            _write(output, relaxed)
         exit_on(len(images) - len(relaxed), len(images))
 
 
@@ -172,11 +173,15 @@ def check(
 
         model = load(checkpoint, device, Precision.float64)
         if os.path.exists(molecule):  # False, unlike Path.exists, for a SMILES too long for a path
-            source = _read(Path(molecule))[0]
+            source, *others = _read(Path(molecule))
+            if others:
+                out.print(f"{molecule} holds {1 + len(others)} structures; the first one is checked.")
             if charge is not None:
                 source.info["charge"] = charge
             with out.status("Checking"):
                 results = run_checks(model, source)
+        elif charge is not None:
+            raise ConfigurationError("The charge of a SMILES is in the SMILES; --charge is for files.")
         else:
             mol = _embedded(molecule)
             with out.status("Checking"):
@@ -218,12 +223,47 @@ app.command("import")(import_data)
 
 def _read(file: Path) -> list[Atoms]:
     """All frames of a structure file."""
-    from ase.io import read
-
-    try:
-        images = cast("list[Atoms]", read(file, index=":"))
-    except Exception as error:  # ASE's readers raise anything, down to StopIteration
-        raise InvalidStructureError(f"ASE cannot read {file}: {type(error).__name__}: {error}") from None
+    # Of an SDF ASE reads one molecule, and no charges.
+    images = _read_sdf(file) if file.suffix.lower() in (".sdf", ".mol") else _read_frames(file)
     if not images:
         raise InvalidStructureError(f"{file} holds no structures.")
     return images
+
+
+def _read_frames(file: Path) -> list[Atoms]:
+    """All frames of a file in one of ASE's formats."""
+    from ase.io import read
+
+    try:
+        return cast("list[Atoms]", read(file, index=":"))
+    except Exception as error:  # ASE's readers raise anything, down to StopIteration
+        raise InvalidStructureError(f"ASE cannot read {file}: {type(error).__name__}: {error}") from None
+
+
+def _read_sdf(file: Path) -> list[Atoms]:
+    """All molecules of an SDF, with their charges."""
+    from rdkit.Chem import SDMolSupplier
+
+    from consistent_calc.structures import StructureBatch
+
+    images = []
+    for k, mol in enumerate(SDMolSupplier(str(file), removeHs=False)):
+        if mol is None:
+            raise InvalidStructureError(f"RDKit cannot read molecule {k} of {file}.")
+        images += StructureBatch.from_rdkit(mol).to_ase()
+    return images
+
+
+def _write(output: Path, images: list[Atoms]) -> None:
+    """Writes structures; if ASE cannot do so in this format, as extended XYZ beside it, so that they are not lost."""
+    from ase.io import write
+
+    try:
+        write(output, images)
+    except OSError:
+        raise
+    except Exception as error:  # ASE's writers raise anything
+        refuge = output.with_name(output.name + ".xyz")
+        write(refuge, images, format="extxyz")
+        message = f"ASE cannot write this to {output} ({type(error).__name__}: {error}); it is in {refuge}."
+        raise DataError(message) from None

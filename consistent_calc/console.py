@@ -73,25 +73,27 @@ def exit_on(failures: int, total: int) -> None:
         raise typer.Exit(1)
 
 
-def check_target(output: Path | None, *, by_suffix: bool = False) -> None:
+def check_target(output: Path | None, *, n_images: int = 0) -> None:
     """Makes the folder of an output file; what cannot be written is better known before the work than after it.
 
     Args:
         output: the file, or None.
-        by_suffix: whether ASE will have to tell the format from the name.
+        n_images: structures that ASE will write in the format that it tells from the name.
 
     Raises:
-        DataError: the name tells no format that ASE writes.
+        DataError: the name tells no format that ASE writes, or one for a single structure where there are several.
     """
     if output is None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    if by_suffix:
+    if n_images:
         from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 
         try:
-            known = get_ioformat(filetype(str(output), read=False)).can_write
+            found = get_ioformat(filetype(str(output), read=False))
         except UnknownFileTypeError:
-            known = False
-        if not known:
+            found = None
+        if found is None or not found.can_write:
             raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")
+        if n_images > 1 and found.single:
+            raise DataError(f"{output.name} can hold one structure, not {n_images}; use for example .xyz or .traj.")

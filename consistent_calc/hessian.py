@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from consistent_calc.forces import forces_from_edges
+from consistent_calc.nn.repulsion import close_edges, edge_repulsion
 from consistent_calc.structures import StructureBatch
 
 if TYPE_CHECKING:
@@ -37,10 +38,15 @@ def hessian(model: ConsistentModel, structure: StructureBatch, *, level: str | N
     if structure.n_graphs != 1:
         raise ValueError(f"A Hessian belongs to one structure, got {structure.n_graphs}; select one with batch[i].")
     batch, neighbors, vectors, arguments = model.prepare(structure, level)
+    close, reach = close_edges(vectors, batch.numbers, neighbors.edges)
+    ends = batch.numbers[neighbors.edges[:, close]]
 
     def forces(displacements: Tensor) -> Tensor:
         moved = vectors + displacements[neighbors.edges[1]] - displacements[neighbors.edges[0]]
         gradients, _, _ = model.edge_gradients(moved, *arguments)
+        if len(close):
+            _, repulsive = edge_repulsion(moved[close], ends, reach)
+            gradients = gradients.index_add(0, close, repulsive.to(gradients.dtype))
         return forces_from_edges(gradients, neighbors.edges, batch.n_atoms)
 
     still = torch.zeros_like(batch.positions)

@@ -253,6 +253,7 @@ class StructureBatch:
             IndexError: an index outside the batch (negative ones included), or a mask of another length.
         """
         chosen = indices.tolist() if hasattr(indices, "tolist") else list(indices)
+        chosen = [i.item() if hasattr(i, "item") else i for i in chosen]  # NumPy's and torch's own booleans
         if chosen and all(isinstance(i, bool) for i in chosen):
             if len(chosen) != self.n_graphs:
                 raise IndexError(f"A mask of {len(chosen)} entries for a batch of {self.n_graphs} structures.")

@@ -65,3 +65,7 @@ def test_trainable_weights_are_no_obstacle(mol: Chem.Mol) -> None:
     model = load_model().requires_grad_(True)
     assert len(check_agreement(model, StructureBatch.from_rdkit(mol)[0])) == 2
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_single_atom_has_no_structure(model: ConsistentModel) -> None:
+    assert check_agreement(model, StructureBatch.from_arrays([8], [[0.0, 0.0, 0.0]], charge=-2, bonds=[])) == []

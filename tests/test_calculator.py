@@ -104,6 +104,9 @@ class TestProperties:
         assert np.isfinite(calc.get_forces(atoms)).all()
         with pytest.raises(PropertyNotImplementedError, match="without a volume"):
             calc.get_stress(atoms)
+        atoms.cell[2] = atoms.cell[1]
+        with pytest.raises(PropertyNotImplementedError, match="without a volume"):
+            calc.get_stress(atoms)
         atoms.cell[2] = [0, 0, 12]
         numeric = calculate_numerical_stress(atoms_with(atoms, calc), eps=1e-5)
         np.testing.assert_allclose(calc.get_stress(atoms), numeric, atol=1e-6)
@@ -293,6 +296,12 @@ class TestModels:
             np.testing.assert_allclose(calc.get_forces(water), expected)
             assert np.abs(calc.get_hessian(water)).max() > 0.1
 
+    def test_what_is_made_in_inference_mode_works_outside(self, model, water):
+        with torch.inference_mode():
+            calc = ConsistentCalculator(model, dtype="float32")
+        expected = ConsistentCalculator(model, dtype="float32").get_forces(water)
+        np.testing.assert_array_equal(calc.get_forces(water), expected)
+
     def test_a_default_dtype_does_not_matter(self, model, water):
         single = ConsistentCalculator(model, dtype="float32")
         expected = single.get_forces(water)
@@ -313,6 +322,15 @@ class TestCopies:
         assert twin.get_potential_energy(water) == energy
         water.positions[0] += 0.1
         assert twin.get_potential_energy(water) == calc.get_potential_energy(water) != energy
+
+    def test_a_copy_has_parameters_of_its_own(self, model, water):
+        calc = ConsistentCalculator(model)
+        energy = calc.get_potential_energy(water)
+        twin = copy.copy(calc)
+        assert twin.model is calc.model
+        twin.set(charge=2)
+        assert calc.parameters["charge"] is None
+        assert calc.get_potential_energy(water) == energy != twin.get_potential_energy(water)
 
     def test_processes(self, model, water):
         calc = ConsistentCalculator(model)

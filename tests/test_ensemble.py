@@ -61,6 +61,7 @@ def test_calculator(calc, model, other_model, water, tmp_path):
     assert water.get_potential_energy() == pytest.approx(np.mean(expected))
     assert calc.get_property("energy_std", water) == pytest.approx(np.std(expected, ddof=1))
     assert calc.results["forces_std"].shape == (3,)
+    assert calc.calculate_properties(water, ["energy", "forces"])["energy"] == calc.results["energy"]
     duplicate = pickle.loads(pickle.dumps(calc))
     assert duplicate.get_property("energy_std", water) == pytest.approx(calc.results["energy_std"])
     water.get_forces()

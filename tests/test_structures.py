@@ -137,6 +137,10 @@ class TestParts:
         assert_equal(joined[-1], parts[2])
         assert_equal(joined.select([2, 0]), StructureBatch.concatenate([parts[2], parts[0]]))
         assert_equal(joined.select(torch.tensor([1])), parts[1])
+        for true, false in ((True, False), (np.True_, np.False_), torch.tensor([True, False])):
+            mask = [false] * len(joined)
+            mask[1] = true
+            assert_equal(joined.select(mask), parts[1])
         assert joined.bonds[:, :2].max() == joined.n_atoms - 1
         assert joined.graph.tolist() == [0] * 17 + [1] + [2] * 17
 

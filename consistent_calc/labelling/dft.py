@@ -40,16 +40,17 @@ class Pyscf(Engine):
                 f"{error.name} is not installed: pip install 'consistent_calc[label]', for D3 also pyscf-dispersion."
             ) from None
         self.provenance = f"PySCF {pyscf.__version__}, {method}, density fitting, grid {METHODS[method][2]}"
+        if _core_potentials(METHODS[method][1]):
+            self.provenance += ", core potentials of the basis from Rb on"
 
     def single_point(self, numbers: NDArray[Any], positions: Array, charge: int) -> Label:
         from pyscf import dft, gto
 
         positions = np.asarray(positions, dtype=np.float64)
         functional, basis, grid = METHODS[self.level]
+        atoms = list(zip(numbers.tolist(), positions.tolist(), strict=True))
         try:
-            mol = gto.M(
-                atom=list(zip(numbers.tolist(), positions.tolist(), strict=True)), basis=basis, charge=charge, verbose=0
-            )
+            mol = gto.M(atom=atoms, basis=basis, ecp=_core_potentials(basis), charge=charge, verbose=0)
         except RuntimeError as error:  # an odd number of electrons
             raise LabellingError(f"PySCF: {error}") from None
         field = dft.RKS(mol, xc=functional).density_fit()
@@ -64,3 +65,8 @@ class Pyscf(Engine):
             forces=-gradient * HARTREE / BOHR,
             dipole=np.asarray(field.dip_moment(unit="Debye", verbose=0)) * DEBYE,
         )
+
+
+def _core_potentials(basis: str) -> str | dict[str, str]:
+    """The potentials that a basis without core functions needs; PySCF does not think of them itself."""
+    return basis if basis.startswith("def2") else {}

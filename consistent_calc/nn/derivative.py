@@ -161,7 +161,8 @@ class Network:
     def source(self) -> list[tuple[int, int]]:
         """Place and version of all weights of the modules; they differ from :attr:`made_from` after any change."""
         weights = (parameters[name] for parameters, name in self._places)
-        return [(x.data_ptr(), x._version) for x in weights if x is not None]
+        # What was made in inference mode has no version, and cannot be changed outside of it.
+        return [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in weights if x is not None]
 
     def energies(self, state: Array, level: Array) -> tuple[Array, Array, Array]:
         """Atomic energies and their gradient, raw charges and their weights.

@@ -37,29 +37,56 @@ def short_range_repulsion(vectors: Tensor, numbers: Tensor, edges: Tensor) -> tu
         Float64 ``[n_atoms]``, eV, half of each pair's energy to either atom, and ``[n_edges, 3]``, its derivative with
         respect to the edge vectors, eV/Angstrom.
     """
-    radii = _RADII.to(vectors)[numbers.clamp(max=len(_RADII) - 1)]
     energies = torch.zeros(len(numbers), dtype=torch.float64, device=vectors.device)
     gradients = torch.zeros_like(vectors)
+    close, reach = close_edges(vectors, numbers, edges)
+    if len(close) == 0:
+        return energies, gradients
+    energy, slopes = edge_repulsion(vectors[close], numbers[edges[:, close]], reach)
+    gradients[close] = slopes.to(vectors.dtype)
+    return energies.index_add(0, edges[0, close], energy), gradients
+
+
+def close_edges(vectors: Tensor, numbers: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """The edges that feel the repulsion.
+
+    Args:
+        vectors, numbers, edges: as in :func:`short_range_repulsion`.
+
+    Returns:
+        int64 ``[n]``, which edges, and float64 ``[n]``, where each one's repulsion begins, Angstrom.
+    """
+    radii = _RADII.to(vectors)[numbers.clamp(max=len(_RADII) - 1)]
+    none = edges.new_zeros(0), torch.zeros(0, dtype=torch.float64, device=vectors.device)
+    if len(radii) == 0:
+        return none
     if vectors.device.type == "cpu":
         from consistent_calc.nn.fused_edges import any_within  # numba takes a while to import
 
         if not any_within(vectors, edges, REACH * radii):
-            return energies, gradients
+            return none
     squared = (vectors * vectors).sum(1)
     # Few edges are within the longest reach of all, hardly any within their own.
-    close = (squared < (2 * REACH * radii.amax()) ** 2).nonzero()[:, 0] if len(radii) else edges[0]
+    close = (squared < (2 * REACH * radii.amax()) ** 2).nonzero()[:, 0]
     reach = REACH * radii[edges[:, close]].sum(0)
     inside = squared[close] < reach**2
-    close, reach = close[inside], reach[inside].double()
-    if len(close) == 0:
-        return energies, gradients
-    receiver, sender = edges[:, close]
-    vector = vectors[close].double()
-    distance = vector.norm(dim=1)
-    energy, slope = pair_repulsion(distance, numbers[receiver], numbers[sender], reach)
-    direction = vector / distance[:, None]
-    gradients[close] = (slope[:, None] / 2 * direction).to(vectors.dtype)
-    return energies.index_add(0, receiver, energy / 2), gradients
+    return close[inside], reach[inside].double()
+
+
+def edge_repulsion(vectors: Tensor, numbers: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """What one direction of a pair contributes, differentiable; half of the pair's energy.
+
+    Args:
+        vectors: ``[n, 3]``, Angstrom.
+        numbers: int64 ``[2, n]``, atomic numbers of both ends.
+        reach: float64 ``[n]``, see :func:`close_edges`.
+
+    Returns:
+        Float64 ``[n]``, eV, and ``[n, 3]``, its derivative, eV/Angstrom.
+    """
+    distance = vectors.double().norm(dim=1)
+    energy, slope = pair_repulsion(distance, numbers[0], numbers[1], reach)
+    return energy / 2, slope[:, None] / 2 * vectors.double() / distance[:, None]
 
 
 def pair_repulsion(distance: Tensor, first: Tensor, second: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:

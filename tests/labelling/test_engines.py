@@ -73,6 +73,13 @@ def test_every_functional_and_basis(method: str) -> None:
     assert -75.9 < label.energy / HARTREE < -75.4
 
 
+def test_iodine_has_its_core_potential() -> None:
+    pytest.importorskip("pyscf")
+    engine = new_engine(EngineName.pyscf, "wB97X-D3BJ/def2-SVP")
+    label = engine.single_point(np.array([1, 53]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.61]]), 0)
+    assert np.abs(label.forces).max() < 0.3  # the bond length of experiment
+
+
 def test_minima_have_no_forces(engine: Engine) -> None:
     numbers, x, charge = WATER
     if engine.level.startswith("B3LYP"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.data import covalent_radii
 
-from consistent_calc import StructureBatch, load_model
+from consistent_calc import ConsistentCalculator, StructureBatch, load_model
 from consistent_calc.elements import COVALENT_RADII
 from consistent_calc.nn.repulsion import REACH, pair_repulsion, short_range_repulsion
 from consistent_calc.units import BOHR, HARTREE
@@ -72,6 +73,13 @@ def test_forces_and_stress_of_the_model_hold_it():
         assert float(model.predict(StructureBatch.from_ase([crushed_methane(0.5)])).forces[1, 2]) == pytest.approx(
             float(found.forces[1, 2])
         )
+
+
+def test_the_hessian_holds_it():
+    calc = ConsistentCalculator(dtype="float64")
+    h = 1e-6
+    forward, back = (calc.get_forces(crushed_methane(0.5 + sign * h)).ravel() for sign in (1, -1))
+    np.testing.assert_allclose(calc.get_hessian(crushed_methane(0.5))[5], (back - forward) / (2 * h), atol=1e-3)
 
 
 def test_a_crushed_bond_finds_no_hole():
