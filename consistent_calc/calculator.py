@@ -33,8 +33,8 @@ ENSEMBLE_PROPERTIES = ("energy_std", "forces_std")
 class ConsistentCalculator(Calculator):
     """Energies, forces, partial charges, dipole and stress from a :class:`ConsistentModel`, for ASE.
 
-    The total charge is ``charge`` if given, else ``atoms.info["charge"]``, else the sum of the initial charges. It is
-    read at every call: a change of any of them is noticed, as is a change of the atoms.
+    The total charge is ``charge`` if given, else ``atoms.info["charge"]`` or ``["total_charge"]``, else the sum of the
+    initial charges. It is read at every call: a change of any of them is noticed, as is a change of the atoms.
 
     Units are ASE's: eV, eV/Angstrom, e, e Angstrom, eV/Angstrom^3. Available are
 

@@ -95,7 +95,7 @@ def fine_tune(
         on_step: called with the member (from 0), the number of its steps done and the losses.
 
     Raises:
-        DataError: the file cannot be read, or has hardly any labelled frames.
+        DataError: the file cannot be read, or has hardly any labelled frames, or none that can be set aside.
         CheckpointError: there is no such starting model.
         ConfigurationError: the level is the starting model's default one, or there are no members.
         DivergedError: the training went wrong.
@@ -125,7 +125,7 @@ def fine_tune(
         drift_own=_drift(model, tuned[0], [data.batch(aside)[0]]),
         forces=_calibration(tuned, data, aside),
         skipped=tuple(imported.failures),
-        notes=tuple(_notes(model, data, rows, unlabelled, how)),
+        notes=tuple(_notes(model, data, rows, training, unlabelled, how)),
     )
     origin = {"checkpoint": str(start), "sha256": read_card(start)["sha256"], "frames": Path(frames).name}
     _save(tuned, report, {"fine_tuned_from": origin, "settings": asdict(settings)})
@@ -144,9 +144,6 @@ def _read(frames: Path, level: str, charge: int | None) -> tuple[Dataset, Import
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "frames.h5"
         report = import_extxyz(frames, store, level, charge=charge)
-        if report.n_conformations == 0:
-            reasons = "; ".join(f"{entry}: {reason}" for entry, reason in report.failures[:3])
-            raise DataError(f"No frame of {frames} can be used. {reasons}")
         # The sides of the split are those of the shipped model's data; a user's frames are the user's.
         return Store(store).read(*Split), report
 
@@ -190,7 +187,14 @@ def _calibration(models: list[ConsistentModel], data: Dataset, rows: NDArray[np.
     return calibrate(np.concatenate(std), errors) if (~np.isnan(errors)).sum() > 1 else None
 
 
-def _notes(model: ConsistentModel, data: Dataset, rows: NDArray[np.int64], unlabelled: int, how: str) -> list[str]:
+def _notes(
+    model: ConsistentModel,
+    data: Dataset,
+    rows: NDArray[np.int64],
+    training: NDArray[np.int64],
+    unlabelled: int,
+    how: str,
+) -> list[str]:
     """What the frames lack, and what that means."""
     notes = []
     if unlabelled:
@@ -207,7 +211,7 @@ def _notes(model: ConsistentModel, data: Dataset, rows: NDArray[np.int64], unlab
             f"{odd} frames have an odd number of electrons: radicals, of which the shipped model knows nothing, or "
             'ions whose charge is missing. Give it as info key "charge" or with --charge.'
         )
-    present = elements_of(data, rows)
+    present = elements_of(data, training)  # only their references are fitted
     if new := sorted(present - set(model.elements)):
         notes.append(
             f"New to the model: {', '.join(map(symbol, new))}. A few hundred frames teach little about an element."

@@ -134,7 +134,7 @@ class StructureBatch:
     def from_ase(
         cls, atoms: Atoms | Sequence[Atoms], *, charge: float | None = None, dtype: torch.dtype = torch.float64
     ) -> StructureBatch:
-        """From ASE. The total charge is ``charge``, else ``atoms.info["charge"]``, else the sum of initial charges.
+        """From ASE. The total charge is ``charge``, else that of :func:`total_charge`.
 
         Constraints, velocities and masses are no part of a StructureBatch.
         """
@@ -404,15 +404,16 @@ class StructureBatch:
 
 
 def total_charge(atoms: Atoms) -> float:
-    """Total charge of ASE Atoms: ``info["charge"]`` if set, else the sum of the initial charges."""
-    charge = atoms.info.get("charge")
+    """Total charge of ASE Atoms: ``info["charge"]``, else ``["total_charge"]``, else the sum of the initial charges."""
+    name = "charge" if atoms.info.get("charge") is not None else "total_charge"
+    charge = atoms.info.get(name)
     if charge is None:
         charge = float(atoms.get_initial_charges().sum())
         return round(charge) if abs(charge - round(charge)) < 1e-4 else charge
     try:
         return float(charge)
     except (TypeError, ValueError):
-        raise ChargeError(f'atoms.info["charge"] must be a number, got {charge!r}.') from None
+        raise ChargeError(f'atoms.info["{name}"] must be a number, got {charge!r}.') from None
 
 
 def _shift_indices(table: Tensor, columns: int, offset: int) -> Tensor:

@@ -50,6 +50,7 @@ class Side(StrEnum):
 
 
 def train(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="TOML file, such as checkpoints/base.toml.")] = None,
     from_checkpoint: Annotated[
         str | None,
@@ -79,8 +80,7 @@ def train(
         if (config is None) == (from_checkpoint is None):
             raise ConfigurationError("Give either a TOML file, or --from-checkpoint with --data and --level.")
         if config is not None:
-            if data is not None or level is not None:
-                raise ConfigurationError("--data and --level belong to --from-checkpoint; a TOML file names its data.")
+            _reject_options(context)
             _train(config)
             return
         assert from_checkpoint is not None
@@ -90,6 +90,21 @@ def train(
 
         settings = FineTuning(steps=steps, replay=replay, seed=seed)
         _fine_tune(from_checkpoint, data, level, output, charge, members, device, settings)
+
+
+def _reject_options(context: typer.Context) -> None:
+    """A TOML file holds the whole run, so an option beside it would be ignored without a word."""
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        # By name: typer brings its own copy of click, with its own enum.
+        if parameter.name != "config" and source is not None and source.name == "COMMANDLINE":
+            given.append("/".join([*parameter.opts, *parameter.secondary_opts]))
+    if given:
+        raise ConfigurationError(
+            f"Options that belong to --from-checkpoint: {', '.join(given)}. A run takes all its settings from the TOML "
+            "file; set what you need there."
+        )
 
 
 def _train(config: Path) -> None:

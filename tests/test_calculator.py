@@ -200,6 +200,8 @@ class TestCharge:
     def test_precedence(self, model, water):
         water.set_initial_charges([2, 0, 0])
         assert ConsistentCalculator(model).get_charges(water).sum() == pytest.approx(2)
+        water.info["total_charge"] = 4
+        assert ConsistentCalculator(model).get_charges(water).sum() == pytest.approx(4)
         water.info["charge"] = -2
         assert ConsistentCalculator(model).get_charges(water).sum() == pytest.approx(-2)
         assert ConsistentCalculator(model, charge=0).get_charges(water).sum() == pytest.approx(0, abs=1e-12)

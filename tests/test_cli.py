@@ -11,6 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read, write
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from typer.testing import CliRunner, Result
 
 from consistent_calc import __version__
@@ -60,6 +61,39 @@ def test_energies_of_crystals_come_with_their_stress(checkpoint: str, crystal: A
     )
     crystal.calc = ConsistentCalculator(checkpoint)
     np.testing.assert_allclose(read(tmp_path / "out.xyz").get_stress(), crystal.get_stress(), atol=1e-6)
+
+
+def test_a_slab_without_a_third_vector_has_no_stress(checkpoint: str, tmp_path: Path) -> None:
+    slab = Atoms("C2", [[0, 0, 0], [1.2, 0.7, 0]], cell=np.diag([2.4, 2.4, 0]), pbc=(True, True, False))
+    write(tmp_path / "slab.xyz", slab)
+    assert run("energy", tmp_path / "slab.xyz", "-o", tmp_path / "out.xyz", "--checkpoint", checkpoint).exit_code == 0
+    assert "stress" not in read(tmp_path / "out.xyz").calc.results
+
+
+def test_all_molecules_of_an_sdf_are_read_with_their_charges(checkpoint: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        for smiles in ("[OH-]", "O"):
+            mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            rdDistGeom.EmbedMolecule(mol, randomSeed=0)
+            writer.write(mol)
+    result = run("energy", path, "-o", tmp_path / "out.xyz", "--checkpoint", checkpoint)
+    assert result.exit_code == 0, result.output
+    assert [(str(a.symbols), a.info["charge"]) for a in read(tmp_path / "out.xyz", ":")] == [("OH", -1), ("OH2", 0)]
+    (tmp_path / "bad.sdf").write_text("no molecule\n$$$$\n")
+    assert "cannot read molecule 0" in run("energy", tmp_path / "bad.sdf", "--checkpoint", checkpoint).output
+
+
+def test_relaxed_structures_are_not_lost_to_a_format(checkpoint: str, file: Path, water: Atoms, tmp_path: Path) -> None:
+    both = tmp_path / "both.xyz"
+    write(both, [water, water])
+    refused = run("relax", both, "-o", tmp_path / "out.vasp", "--checkpoint", checkpoint, "--steps", 1)
+    assert "can hold one structure, not 2" in refused.output.replace("\n", " ")
+    write(tmp_path / "one.xyz", water)
+    saved = run("relax", tmp_path / "one.xyz", "-o", tmp_path / "one.vasp", "--checkpoint", checkpoint, "--steps", 1)
+    assert saved.exit_code == 1
+    assert "ASE cannot write" in saved.output
+    assert len(read(tmp_path / "one.vasp.xyz")) == 3
 
 
 def test_relax_writes_what_could_be_relaxed(checkpoint: str, file: Path, tmp_path: Path) -> None:
@@ -132,6 +166,7 @@ def test_check_prints_figures(checkpoint: str, water: Atoms, tmp_path: Path) -> 
     [
         (("energy", "missing.xyz"), "cannot read"),
         (("check", "not a molecule"), "neither a file nor a usable SMILES"),
+        (("check", "CCO", "--charge", "1"), "charge of a SMILES is in the SMILES"),
         (("train", "missing.toml"), "no configuration file"),
         (("evaluate", "missing.h5"), "missing.h5"),
         (("import", "rdb7"), "Give the files"),
@@ -188,7 +223,11 @@ class TestFineTuning:
         [
             ((), "Give either"),
             (("run.toml", "--from-checkpoint", "base"), "Give either"),
-            (("run.toml", "--data", "a.xyz"), "belong to --from-checkpoint"),
+            (("run.toml", "--data", "a.xyz"), "belong to --from-checkpoint: --data."),
+            (("run.toml", "--steps", "300", "--seed", "1"), "belong to --from-checkpoint: --steps, --seed."),
+            (("run.toml", "--out", "x", "--charge", "1", "--level", "X"), "--level, -o/--output/--out, --charge."),
+            (("run.toml", "--members", "2", "--no-replay"), "--members, --replay/--no-replay."),
+            (("run.toml", "--device", "cuda"), "belong to --from-checkpoint: --device."),
             (("--from-checkpoint", "base", "--data", "a.xyz"), "needs --data FRAMES.xyz and --level"),
             (("--from-checkpoint", "base", "--data", "absent.xyz", "--level", "X"), "absent.xyz cannot be read"),
             (("--from-checkpoint", "absent", "--data", "absent.xyz", "--level", "X"), "absent.json cannot be read"),
@@ -197,4 +236,4 @@ class TestFineTuning:
     def test_mistakes_give_one_line(self, arguments: tuple[str, ...], message: str) -> None:
         result = run("train", *arguments)
         assert result.exit_code == 1
-        assert message in result.stderr
+        assert message in " ".join(result.stderr.split())

@@ -13,6 +13,7 @@ from ase.io import write
 
 from consistent_calc import ConsistentCalculator
 from consistent_calc.checkpoint import read_card, save_model
+from consistent_calc.data import Dataset
 from consistent_calc.errors import ConfigurationError, DataError
 from consistent_calc.finetuning import FineTuningReport, fine_tune
 from consistent_calc.model import ConsistentModel
@@ -64,6 +65,18 @@ def test_report_and_card(start: str, tmp_path: Path) -> None:
     assert record["fine_tuned_from"]["sha256"] == read_card(start)["sha256"]
     assert record["report"]["after"] == report.after
     assert record["settings"]["steps"] == 1
+
+
+def test_energies_mean_something_for_trained_elements_only(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ammonia_aside(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+        nitrogen = np.array([7 in data.numbers[slice(*data.atom_offset[m : m + 2])] for m in data.molecule[rows]])
+        return rows[~nitrogen], rows[nitrogen], "structures"
+
+    monkeypatch.setattr("consistent_calc.finetuning.hold_out", ammonia_aside)
+    images = labelled(molecule("H2O"), 5, energy=-2000.0) + labelled(molecule("NH3"), 2, energy=-1500.0)
+    assert any("for H, O only" in note for note in tune(images, start, tmp_path).notes)
 
 
 def test_molecules_are_set_aside_whole(start: str, tmp_path: Path) -> None:

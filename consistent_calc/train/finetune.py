@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ from scipy.linalg import lstsq
 
 from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
-from consistent_calc.errors import ConfigurationError, DivergedError
+from consistent_calc.errors import ConfigurationError, DataError, DivergedError
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
@@ -166,7 +167,7 @@ def hold_out(
     """Sets structures aside that the training does not see.
 
     Whole molecules (those of one bucket of the split, which are one skeleton or one formula) if that is possible, else
-    single structures.
+    single structures. No element is left to those set aside: its reference could not be fitted.
 
     Args:
         data: all structures.
@@ -176,6 +177,9 @@ def hold_out(
 
     Returns:
         Conformations to train on, those set aside, and ``molecules`` or ``structures``: what was divided.
+
+    Raises:
+        DataError: nothing can be set aside, as every structure has an element that no other one has.
     """
     rng = np.random.default_rng(seed)
     groups = data.bucket[data.molecule[rows]]
@@ -184,16 +188,32 @@ def hold_out(
     present = elements_of(data, rows)
     for group in rng.permutation(np.unique(groups)):
         more = aside | (groups == group)
-        # No element may be left to the structures set aside: its reference could not be fitted.
         if more.sum() <= wanted and elements_of(data, rows[~more]) == present:
             aside = more
     # Fewer than half of what was asked for: a few large molecules, which do not divide well.
     how = "molecules"
     if aside.sum() < wanted / 2:
         how = "structures"
-        aside[:] = False
-        aside[rng.permutation(len(rows))[:wanted]] = True
+        aside = _single_structures(data, rows, wanted, rng)
     return rows[~aside], rows[aside], how
+
+
+def _single_structures(data: Dataset, rows: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """A random choice of at most ``wanted`` rows, bool ``[n]``, without which the others still have all elements."""
+    aside = np.zeros(len(rows), dtype=bool)
+    _, first, owner = np.unique(data.molecule[rows], return_index=True, return_inverse=True)
+    elements = [elements_of(data, rows[[k]]) for k in first]
+    present = [elements[m] for m in owner]
+    left = Counter(z for each in present for z in each)
+    for k in rng.permutation(len(rows)):
+        if aside.sum() < wanted and all(left[z] > 1 for z in present[k]):
+            aside[k] = True
+            left.subtract(present[k])
+    if not aside.any():
+        raise DataError(
+            "No structure can be set aside: each has an element that no other one has. Give more structures of them."
+        )
+    return aside
 
 
 def elements_of(data: Dataset, rows: np.ndarray) -> set[int]:

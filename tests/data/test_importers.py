@@ -293,6 +293,55 @@ def test_extxyz_reports_bad_frames_and_keeps_the_others(tmp_path: Path) -> None:
     assert labels.forces[0].tolist() == pytest.approx([0, 0, 0.01])
 
 
+HYDROXIDE = """2
+Properties=species:S:1:pos:R:3{columns} {info} pbc="F F F"
+O 0 0 0 -1.2 0 0
+H 0 0 1 0.2 0 0
+"""
+CHARGES = ":charges:R:1:rest:R:2"
+
+
+@pytest.mark.parametrize(
+    ("info", "charge"), [("total_charge=-1", -1), ("charge=-1 total_charge=1", -1), ("total_charge=1 charge=0", 0)]
+)
+def test_extxyz_knows_both_names_of_the_total_charge(tmp_path: Path, info: str, charge: int) -> None:
+    (tmp_path / "a.xyz").write_text(HYDROXIDE.format(columns="", info=f"energy=-1.0 {info}"))
+    import_extxyz(tmp_path / "a.xyz", tmp_path / "out.h5", "level")
+    assert Store(tmp_path / "out.h5").read(*Split).charge.tolist() == [charge]
+
+
+@pytest.mark.parametrize(
+    ("columns", "info", "reason"),
+    [
+        (CHARGES, "energy=-1.0", "add up to -1.00 e, but the total charge is +0 e"),
+        ("", "energy=-1.0 dipole=1.85", "dipole must be numbers of shape (3,)"),
+        ("", 'energy="-1.0 -2.0"', "energy must be numbers of shape ()"),
+        ("", "energy", "energy must be numbers of shape (), got bool"),
+        (":forces:R:1:rest:R:2", "energy=-1.0", "forces must be numbers of shape (2, 3)"),
+    ],
+)
+def test_extxyz_skips_labels_that_do_not_fit_their_frame(tmp_path: Path, columns: str, info: str, reason: str) -> None:
+    good = HYDROXIDE.format(columns=CHARGES, info='energy=-1.0 charge=-1 dipole="0 0 1"')
+    (tmp_path / "a.xyz").write_text(good + HYDROXIDE.format(columns=columns, info=info))
+    report = import_extxyz(tmp_path / "a.xyz", tmp_path / "out.h5", "level")
+    assert [entry for entry, _ in report.failures] == ["frame 1"]
+    assert reason in report.failures[0][1]
+    data = Store(tmp_path / "out.h5").read(*Split)
+    assert data.partial_charges.tolist() == pytest.approx([-1.2, 0.2])
+    assert data.dipole.tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "is empty"), ("no XYZ\nat all\n", "frame 0: ")])
+def test_extxyz_without_a_frame_leaves_the_store_that_is_there(tmp_path: Path, text: str, reason: str) -> None:
+    source, out = tmp_path / "a.xyz", tmp_path / "out.h5"
+    source.write_text(text)
+    out.write_bytes(b"a good store")
+    with pytest.raises(DataError, match=rf"No frame of .* can be used\. .*{reason}"):
+        import_extxyz(source, out, "level")
+    assert out.read_bytes() == b"a good store"
+    assert set(tmp_path.iterdir()) == {source, out}
+
+
 def test_raw_small_molecules(raw_data: Path, tmp_path: Path) -> None:
     report = import_small_molecules([raw_data / "small_mols_test.npz"], tmp_path / "out.h5")
     assert (report.n_molecules, report.n_without_graph, report.failures) == (595, 0, [])

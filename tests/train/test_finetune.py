@@ -15,7 +15,7 @@ from toy_molecules import ATOM_ENERGY, SMILES
 from consistent_calc.data import Dataset, Split, Store, StoreWriter
 from consistent_calc.data.record import MoleculeRecord
 from consistent_calc.data.replay_molecules import replay_molecules
-from consistent_calc.errors import ConfigurationError, DivergedError
+from consistent_calc.errors import ConfigurationError, DataError, DivergedError
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.evaluation import evaluate_energy
@@ -247,6 +247,21 @@ class TestHoldOut:
         training, aside, how = hold_out(data, rows)
         assert how == "structures"
         assert (len(aside), len(training)) == (2, 7)
+
+    def test_an_element_is_never_left_to_single_structures(self, data):
+        # One bucket, so single structures are set aside; fluorine is in the last row alone.
+        fluorine = np.flatnonzero(_has(data, 9))
+        rows = np.append(np.flatnonzero(data.molecule == 0), fluorine[0])
+        alike = replace(data, bucket=np.zeros(data.n_molecules, dtype=np.uint8))
+        for seed in range(20):
+            training, aside, how = hold_out(alike, rows, seed=seed)
+            assert (how, len(aside)) == ("structures", 2)
+            assert fluorine[0] in training
+
+    def test_nothing_can_be_set_aside(self, data):
+        alone = np.flatnonzero(_has(data, 9))[:1]
+        with pytest.raises(DataError, match="an element that no other one has"):
+            hold_out(data, alone)
 
 
 def test_settings_are_checked():

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 KINDS = {0: "imported frame"}
+#: Charge labels whose sum is further from the total charge, in e, belong to another charge than the one named.
+MAX_CHARGE_ERROR = 0.1
 
 
 def import_extxyz(
@@ -46,10 +48,11 @@ def import_extxyz(
         level: level of theory of the labels.
         licence: of the data.
         max_force: frames whose largest force is below it, in eV/Angstrom, are flagged as minima.
-        charge: total charge of all frames in e; by default ``info["charge"]``, else the sum of the initial charges.
+        charge: total charge of all frames in e; by default ``info["charge"]``, else ``info["total_charge"]``, else the
+            sum of the initial charges.
 
     Raises:
-        DataError: the file cannot be read, or none of its frames has an energy or forces.
+        DataError: the file or all of its frames cannot be read, or none has an energy or forces; ``out`` is as it was.
     """
     report = ImportReport()
     molecules: dict[tuple[Any, ...], list[Atoms]] = {}
@@ -79,6 +82,9 @@ def import_extxyz(
                 continue
             report.n_equilibrium += int(record.equilibrium.sum())
             report.n_without_graph += 1
+        if not writer.n_molecules:
+            reasons = "; ".join(f"{entry}: {reason}" for entry, reason in report.failures[:3])
+            raise DataError(f"No frame of {path} can be used. {reasons or 'The file is empty.'}")
         report.n_molecules, report.n_conformations = writer.n_molecules, writer.n_conformations
     return report
 
@@ -109,7 +115,7 @@ def _read_frame(text: str, charge: int | None) -> tuple[Atoms, int]:
 
     Raises:
         InvalidStructureError: too few lines, a fractional charge, positions or cells that cannot be evaluated.
-        DataError: an infinite label.
+        DataError: labels that are infinite, of another shape than theirs, or of another charge.
         Exception: whatever ASE raises on malformed text.
     """
     from ase.io import read
@@ -122,10 +128,34 @@ def _read_frame(text: str, charge: int | None) -> tuple[Atoms, int]:
     coincident = neighbor_list(batch, MINIMAL_DISTANCE).edges
     if coincident.shape[1]:
         raise InvalidStructureError(f"atoms {int(coincident[0, 0])} and {int(coincident[1, 0])} are at one place")
-    for name, value in ({} if atoms.calc is None else atoms.calc.results).items():
+    total = round(float(batch.charge[0]))
+    _check_labels({} if atoms.calc is None else atoms.calc.results, len(atoms), total)
+    return atoms, total
+
+
+def _shapes(n: int) -> dict[str, tuple[int, ...]]:
+    """The results that are kept, with their shapes in a frame of ``n`` atoms."""
+    return {"energy": (), "forces": (n, 3), "charges": (n,), "dipole": (3,)}
+
+
+def _check_labels(results: dict[str, Any], n: int, total: int) -> None:
+    """Refuses results that a store cannot hold, or would hold as something else: NumPy makes a vector of a scalar.
+
+    Raises:
+        DataError: which one, and why.
+    """
+    for name, value in results.items():
         if np.isinf(value).any():
             raise DataError(f"{name} is infinite")
-    return atoms, round(float(batch.charge[0]))
+    for name, shape in _shapes(n).items():
+        values = np.asarray(results.get(name, np.zeros(shape)))
+        if values.shape != shape or values.dtype.kind not in "iuf":
+            raise DataError(f"{name} must be numbers of shape {shape}, got {values.dtype} of shape {values.shape}")
+    found = float(np.sum(results.get("charges", total)))
+    if abs(found - total) > MAX_CHARGE_ERROR:
+        raise DataError(
+            f"the atomic charges add up to {found:+.2f} e, but the total charge is {total:+d} e; set info 'charge'"
+        )
 
 
 def _bucket(smiles: str, atoms: Atoms) -> int:
@@ -140,8 +170,8 @@ def _bucket(smiles: str, atoms: Atoms) -> int:
 
 
 def _record(smiles: str, charge: int, images: list[Atoms], max_force: float) -> MoleculeRecord:
-    n, first = len(images[0]), images[0]
-    forces = _labels(images, "forces", (n, 3))
+    first = images[0]
+    forces = _labels(images, "forces")
     periodic = first.pbc.any()
     with np.errstate(invalid="ignore"):  # frames without forces are NaN and compare as False
         relaxed = np.linalg.norm(forces, axis=-1).max(axis=1) < max_force
@@ -153,18 +183,18 @@ def _record(smiles: str, charge: int, images: list[Atoms], max_force: float) -> 
         source="extxyz",
         charge=charge,
         equilibrium=relaxed,
-        energy=_present(_labels(images, "energy", ())),
+        energy=_present(_labels(images, "energy")),
         forces=_present(forces),
-        partial_charges=_present(_labels(images, "charges", (n,))),
-        dipole=_present(_labels(images, "dipole", (3,))),
+        partial_charges=_present(_labels(images, "charges")),
+        dipole=_present(_labels(images, "dipole")),
         cell=np.stack([a.cell.array for a in images]) if periodic else None,
         pbc=np.stack([a.pbc for a in images]) if periodic else None,
     )
 
 
-def _labels(images: list[Atoms], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _labels(images: list[Atoms], name: str) -> np.ndarray:
     """A calculator result of every frame, NaN where a frame lacks it, ``[n_frames, *shape]``."""
-    out = np.full((len(images), *shape), np.nan)
+    out = np.full((len(images), *_shapes(len(images[0]))[name]), np.nan)
     for i, atoms in enumerate(images):
         value = None if atoms.calc is None else atoms.calc.results.get(name)
         if value is not None:
