@@ -118,6 +118,11 @@ def read_card(path: str | Path | None = None) -> dict[str, Any]:
     return card
 
 
+def card_path(path: str | Path | None = None) -> Path:
+    """Path of the card that :func:`read_card` reads: names are resolved, for processes with another working folder."""
+    return _find(path)[1].resolve()
+
+
 def shipped(name: str) -> Path:
     """Path (without suffix) of a checkpoint shipped with the package."""
     # Installed, the folder lies inside the package (see setup.cfg); in a source tree, beside it.

@@ -34,7 +34,8 @@ def without_carbon_hydrogens(mol: Mol) -> Mol:
     out = Chem.RWMol(mol)
     out.BeginBatchEdit()
     for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() == 1 and all(n.GetAtomicNum() == 6 for n in atom.GetNeighbors()):
+        neighbors = {n.GetAtomicNum() for n in atom.GetNeighbors()}
+        if atom.GetAtomicNum() == 1 and neighbors == {6}:  # not a lone H, which is the whole molecule
             out.RemoveAtom(atom.GetIdx())
     out.CommitBatchEdit()
     return out.GetMol()
@@ -55,7 +56,8 @@ def unique_conformers(
 ) -> list[int]:
     """Chooses one conformer a minimum, the lowest in energy.
 
-    Mirror images count as different, as they are distinct minima.
+    Mirror images count as different, as they are distinct minima, unless only hydrogens tell them apart: the two gauche
+    forms of ethanol, equal in energy and in their heavy atoms, are one.
 
     Args:
         mol: conformers with ids ``0 .. n-1``; not modified.

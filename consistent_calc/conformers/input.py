@@ -44,7 +44,7 @@ class MoleculeInput:
 
     Attributes:
         id: unique within one call of :func:`read_molecules`.
-        name: as given, or the empty string.
+        name: as given, on one line, or the empty string.
         smiles: canonical SMILES of the molecule, else the text that could not be read.
         mol: with all hydrogens explicit and no conformers; None after a failure.
         failure: None for a usable molecule.
@@ -88,7 +88,9 @@ def read_molecules(
         ``invalid_record``, ``empty_molecule``, ``multiple_fragments``, ``unsupported_element``, ``odd_electrons``.
     """
     used: set[str] = set()
-    for number, entry in enumerate(_entries(source), start=1):
+    for number, raw in enumerate(_entries(source), start=1):
+        # A line break would cut the record or the row that the text is written to.
+        entry = raw._replace(name=" ".join(raw.name.split()), text=" ".join(raw.text.split()))
         unique = _unique(entry.name or f"molecule_{number}", used)
         if entry.mol is None or entry.failure is not None:
             yield MoleculeInput(unique, entry.name, entry.text, None, entry.failure)
@@ -145,8 +147,7 @@ def _unique(wanted: str, used: set[str]) -> str:
 
 def _entries(source: str | Path | Mol | Iterable[str | Path | Mol]) -> Iterator[_Entry]:
     if isinstance(source, Chem.Mol):
-        name = source.GetProp("_Name") if source.HasProp("_Name") else ""
-        yield _sanitized(name, Chem.Mol(source), "invalid_molecule")
+        yield _sanitized(_name(source), Chem.Mol(source), "invalid_molecule")
     elif isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES)):
         yield from _file_entries(Path(source))
     elif isinstance(source, str):
@@ -173,7 +174,7 @@ def _file_entries(path: Path) -> Iterator[_Entry]:
     else:
         try:
             yield from readers.get(path.suffix.lower(), _line_entries)(path)
-        except (OSError, csv.Error) as error:  # RDKit raises OSError for an empty file
+        except (OSError, csv.Error) as error:
             message = f"The file {str(path)!r} cannot be read (any further): {error}"
             yield _Entry("", str(path), None, Failure("unreadable_file", message))
 
@@ -206,8 +207,13 @@ def _csv_entries(path: Path) -> Iterator[_Entry]:
 
 def _sdf_entries(path: Path) -> Iterator[_Entry]:
     """Records of an SDF; stereo comes from the coordinates (3D) or from wedges and double bonds (2D)."""
+    # A byte that is no UTF-8 spoils its own text, not the file.
+    records = path.read_bytes().decode("utf-8-sig", errors="replace")
+    if not records:
+        raise OSError("it is empty")
     with rdBase.BlockLogs():
-        supplier = Chem.SDMolSupplier(str(path), removeHs=False)
+        supplier = Chem.SDMolSupplier()
+        supplier.SetData(records, removeHs=False)
         n_records = len(supplier)
     for i in range(n_records):
         messages: list[str] = []
@@ -228,6 +234,13 @@ def _smiles_entry(text: str) -> _Entry:
         message = f"RDKit cannot read the SMILES {text!r}: {_first(messages)}"
         return _Entry("", text, None, Failure("invalid_smiles", message))
     return _Entry(mol.GetProp("_Name") if mol.HasProp("_Name") else "", text, mol, None)
+
+
+def _name(mol: Mol) -> str:
+    try:
+        return mol.GetProp("_Name") if mol.HasProp("_Name") else ""
+    except UnicodeDecodeError as error:  # of a file that was not UTF-8
+        return str(error.object, "utf-8", errors="replace")
 
 
 def _sanitized(name: str, mol: Mol, reason: str) -> _Entry:

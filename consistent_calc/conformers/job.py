@@ -1,26 +1,30 @@
 """Conformers of many molecules to a file: streamed, resumable, on one process, many, or a Dask cluster.
 
 Results reach the disk as they come. Every molecule leaves exactly one trace: its conformers in the SDF, or a row in the
-table of failures; a resumed job skips the molecules that have left one.
+table of failures; a resumed job skips the molecules that have left one. Until a job has ended, its settings lie beside
+its output, so that it is not resumed with others.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from consistent_calc.checkpoint import card_path, read_card
 from consistent_calc.conformers.generate import ConformerOptions
 from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules
 from consistent_calc.conformers.result import ConformerResult
 from consistent_calc.conformers.stream import stream
 from consistent_calc.errors import ConfigurationError, DataError, MissingDependencyError
+from consistent_calc.files import replacing
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -84,7 +88,7 @@ def run_conformer_job(
         Counts. Interrupted by an exception, all results so far are on disk.
 
     Raises:
-        ConfigurationError: impossible options, or an unreachable scheduler.
+        ConfigurationError: impossible options, an unreachable scheduler, or the files of another job.
         DataError: the files of the earlier run cannot be continued.
         MissingDependencyError: several workers need Dask.
     """
@@ -92,40 +96,38 @@ def run_conformer_job(
     failures = output.with_name(output.name + ".failures.csv")
     if workers < 1:
         raise ConfigurationError(f"workers must be at least 1, got {workers}.")
-    done = finished_ids(output, failures) if resume else set()
     report = JobReport()
     model = load(checkpoint, device)
     model.level_index(options.level)
-
-    def waiting() -> Iterator[MoleculeInput]:
-        for entry in read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo):
-            if entry.id in done:
-                report.skipped += 1
-            else:
-                yield entry
-
+    settings, record = _settings(model, options, checkpoint), output.with_name(output.name + ".job.json")
+    done = finished(output, failures) if resume else {}
+    if done:
+        _check_settings(record, settings)
+    entries = read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo)
+    waiting = _waiting(entries, done, output, report)
     with ExitStack() as stack:
         if workers == 1 and scheduler is None:
             results: Iterator[ConformerResult] = itertools.chain.from_iterable(
-                stream(model, part, options) for part in _chunks(waiting())
+                stream(model, part, options) for part in _chunks(waiting)
             )
         else:
             client = stack.enter_context(_client(workers, scheduler))
-            results = _distributed(client, waiting(), options, checkpoint, device)
+            results = _distributed(client, waiting, options, checkpoint, device)
+        if not done:
+            with replacing(record) as new:
+                new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         mode = "a" if done else "w"
         sdf: TextIO = stack.enter_context(output.open(mode, encoding="utf-8"))  # type: ignore[assignment]
-        table_file = stack.enter_context(failures.open(mode, encoding="utf-8", newline=""))
-        table = csv.writer(table_file)
-        if not done:
-            table.writerow(_COLUMNS)
+        table: TextIO = stack.enter_context(failures.open(mode, encoding="utf-8", newline=""))  # type: ignore[assignment]
         for result in results:
             _write(result, sdf, table, report)
             sdf.flush()
-            table_file.flush()
+            table.flush()
             if on_result is not None:
                 on_result(result)
-    if not report.failed and not done:
+    if failures.stat().st_size == 0:
         failures.unlink()
+    record.unlink(missing_ok=True)
     return report
 
 
@@ -133,13 +135,18 @@ def _chunks(entries: Iterator[MoleculeInput]) -> Iterator[list[MoleculeInput]]:
     return iter(lambda: list(itertools.islice(entries, CHUNK)), [])
 
 
-def _write(result: ConformerResult, sdf: TextIO, table: Any, report: JobReport) -> None:
+def _write(result: ConformerResult, sdf: TextIO, table: TextIO, report: JobReport) -> None:
     if result.ensemble is not None:
         result.ensemble.write_sdf(sdf)
         report.written += 1
         return
     assert result.failure is not None
-    table.writerow((result.id, result.name, result.smiles, result.failure.reason, result.failure.message))
+    rows = csv.writer(table)
+    if table.tell() == 0:
+        rows.writerow(_COLUMNS)
+    # A row is one line, so that a resumed job sees whether it is whole.
+    message = " ".join(result.failure.message.split())
+    rows.writerow((result.id, result.name, result.smiles, result.failure.reason, message))
     report.failed[result.failure.reason] = report.failed.get(result.failure.reason, 0) + 1
 
 
@@ -154,29 +161,70 @@ def load(checkpoint: str | Path | None, device: str) -> ConsistentModel:
 # ---------------------------------------------------------------------- resuming
 
 
-def finished_ids(output: Path, failures: Path) -> set[str]:
-    """Ids of the molecules that an earlier run has finished; what it left half-written is cut off.
+def _settings(model: ConsistentModel, options: ConformerOptions, checkpoint: str | Path | None) -> dict[str, Any]:
+    """What the results depend on, as it looks when read back from JSON."""
+    settings = asdict(options) | {"level": options.level or model.levels[0]}
+    del settings["max_atoms_per_batch"]  # which may have to be smaller to go on
+    settings["checkpoint_sha256"] = read_card(checkpoint)["sha256"]
+    return json.loads(json.dumps(settings, default=float))  # NumPy's numbers
+
+
+def _check_settings(record: Path, settings: dict[str, Any]) -> None:
+    """Raises ConfigurationError if an unfinished job of other settings has left its record."""
+    if not record.exists():
+        return
+    try:
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        earlier = None
+    if not isinstance(earlier, dict):
+        raise DataError(f"{record} is not the record of a job; remove it to go on without a check of the settings.")
+    names = sorted(earlier.keys() | settings.keys())
+    changed = [f"{k} was {earlier.get(k)!r}" for k in names if earlier.get(k) != settings.get(k)]
+    if changed:
+        raise ConfigurationError(
+            f"The interrupted job had other settings ({', '.join(changed)}): go on with these, or start anew without "
+            f"resuming, or choose another output. They are kept in {record}."
+        )
+
+
+def finished(output: Path, failures: Path) -> dict[str, str]:
+    """SMILES, by id, of the molecules that an earlier run has finished; what it left half-written is cut off.
 
     Raises:
         DataError: the SDF was not written by such a job.
     """
-    done: set[str] = set()
+    done: dict[str, str] = {}
     if output.exists():
-        complete, end = _complete_molecules(output)
+        done, end = _complete_molecules(output)
         os.truncate(output, end)
-        done |= complete
     if failures.exists():
-        text = failures.read_text(encoding="utf-8")
         # A row that was cut short has no line end.
-        whole = text[: text.rfind("\n") + 1]
-        failures.write_text(whole, encoding="utf-8")
-        done |= {row["id"] for row in csv.DictReader(whole.splitlines(keepends=True)) if row.get("message")}
+        os.truncate(failures, failures.read_bytes().rfind(b"\n") + 1)
+        with failures.open(encoding="utf-8", newline="") as table:
+            done |= {row["id"]: row["smiles"] for row in csv.DictReader(table) if row.get("message")}
     return done
 
 
-def _complete_molecules(path: Path) -> tuple[set[str], int]:
-    """Ids of the molecules all of whose conformers are in an SDF, and the byte where the last of them ends."""
-    done: set[str] = set()
+def _waiting(
+    entries: Iterator[MoleculeInput], done: dict[str, str], output: Path, report: JobReport
+) -> Iterator[MoleculeInput]:
+    """The molecules that are still to do; raises ConfigurationError at an id under which another molecule was done."""
+    for entry in entries:
+        if entry.id not in done:
+            yield entry
+        elif entry.smiles == done[entry.id]:
+            report.skipped += 1
+        else:
+            raise ConfigurationError(
+                f"{output} belongs to another job: its {entry.id!r} is {done[entry.id]!r}, not {entry.smiles!r}. "
+                "Remove it, or choose another output."
+            )
+
+
+def _complete_molecules(path: Path) -> tuple[dict[str, str], int]:
+    """SMILES, by id, of the molecules all of whose conformers are in an SDF, and the byte where the last one ends."""
+    done: dict[str, str] = {}
     end = position = 0
     tags: dict[str, str] = {}
     name = ""
@@ -189,12 +237,12 @@ def _complete_molecules(path: Path) -> tuple[set[str], int]:
             elif text.startswith(">"):
                 name = text.partition("<")[2].partition(">")[0]
             elif text == "$$$$" and line.endswith(b"\n"):
-                if not {"id", "conformer", "n"} <= set(tags):
+                if not {"id", "smiles", "conformer", "n"} <= set(tags):
                     raise DataError(
                         f"{path} was not written by such a job, so it cannot be continued; use another file."
                     )
                 if tags["conformer"] == tags["n"]:
-                    done.add(tags["id"])
+                    done[tags["id"]] = tags["smiles"]
                     end = position
                 tags = {}
     return done, end
@@ -244,7 +292,7 @@ def _distributed(
     """
     from distributed import as_completed
 
-    where = None if checkpoint is None else str(Path(checkpoint).resolve())
+    where = None if checkpoint is None else str(card_path(checkpoint))
 
     def submit(chunk: list[MoleculeInput]) -> Any:
         future = client.submit(_work, chunk, options, where, device, pure=False, retries=1)

@@ -39,8 +39,11 @@ def stream(
         if entry.failure is not None:
             outcome = entry.failure
         else:
-            outcome = start(entry, options)
-            n_atoms += outcome.mol.GetNumAtoms() * outcome.mol.GetNumConformers()
+            try:
+                outcome = start(entry, options)
+                n_atoms += outcome.mol.GetNumAtoms() * outcome.mol.GetNumConformers()
+            except Exception as error:
+                outcome = _failure(_typed(error))
         waiting.append((entry, outcome))
         if n_atoms >= options.max_atoms_per_batch or n_atoms == 0:
             yield from _flush(model, waiting, options)
@@ -56,7 +59,7 @@ def _flush(
     for entry, waited in waiting:
         outcome = waited if isinstance(waited, Failure) else next(outcomes)
         if isinstance(outcome, ConsistentCalcError):
-            outcome = Failure(outcome.reason, str(outcome))
+            outcome = _failure(outcome)
         if isinstance(outcome, Failure):
             yield ConformerResult(entry.id, entry.name, entry.smiles, failure=outcome)
         else:
@@ -83,18 +86,33 @@ def ensembles(
         # Smaller batches, alone and in parts: the results are the same.
         smaller = replace(options, max_atoms_per_batch=max(options.max_atoms_per_batch // 4, SMALLEST_BATCH))
         return [ensembles(model, [samples], smaller)[0] for samples in untouched]
-    except ConsistentCalcError as error:
+    except Exception as error:
+        if len(batch) == 1:
+            return [_typed(error)]
         # One molecule must not take the others with it: find it by running each alone.
-        return [error] if len(batch) == 1 else [ensembles(model, [samples], options)[0] for samples in untouched]
+        return [ensembles(model, [samples], options)[0] for samples in untouched]
     outcomes: list[ConformerEnsemble | ConsistentCalcError] = []
     for samples in batch:
         try:
             if id(samples) not in relaxations:
                 raise sampling_error(samples)
             outcomes.append(choose(model, samples, relaxations[id(samples)], options))
-        except ConformerError as error:
-            outcomes.append(error)
+        except Exception as error:
+            outcomes.append(_typed(error))
     return outcomes
+
+
+def _failure(error: ConsistentCalcError) -> Failure:
+    return Failure(error.reason, str(error))
+
+
+def _typed(error: Exception) -> ConsistentCalcError:
+    """An error of one molecule: whatever no step foresaw becomes one as well, as it must not end the batch."""
+    if isinstance(error, ConsistentCalcError):
+        return error
+    typed = ConformerError(f"Unexpected {type(error).__name__}: {error}", "unexpected_error")
+    typed.__cause__ = error
+    return typed
 
 
 def start(entry: MoleculeInput, options: ConformerOptions) -> Samples:

@@ -13,5 +13,6 @@ def work(chunk, options, checkpoint, device):
     if any(entry.smiles == "N" for entry in chunk):
         os._exit(1)
     return [
-        ConformerResult(e.id, e.name, e.smiles, failure=Failure("polite", f"with seed {options.seed}")) for e in chunk
+        ConformerResult(e.id, e.name, e.smiles, failure=Failure("polite", f"seed {options.seed} of {checkpoint}"))
+        for e in chunk
     ]

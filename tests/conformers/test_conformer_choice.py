@@ -9,7 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rdkit.Geometry import Point3D
 
-from consistent_calc.conformers.deduplicate import best_rmsd, heavy_atoms, unique_conformers
+from consistent_calc.conformers.deduplicate import best_rmsd, different_basins, heavy_atoms, unique_conformers
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
 from consistent_calc.units import KCAL_PER_MOL
 
@@ -64,10 +64,11 @@ def test_the_lowest_of_a_chain_of_duplicates_stays():
 
 
 def test_molecules_without_heavy_bonds():
-    for smiles in ("O", "[H][H]", "[NH4+]"):
+    for smiles in ("O", "[H][H]", "[NH4+]", "[H-]", "[H+]"):
         mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
         rdDistGeom.EmbedMultipleConfs(mol, 2, randomSeed=1)
         assert unique_conformers(mol, [0.0, 1e-6]) == [0]
+        assert different_basins(mol, [0.0, 1e-6])[0] == 0
 
 
 def test_weights():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from rdkit import Chem
 from rdkit.Chem import rdForceFieldHelpers
 
 from consistent_calc import generate_conformers
-from consistent_calc.conformers import ConformerOptions, generate_many, read_molecules
+from consistent_calc.conformers import ConformerOptions, generate_many, read_molecules, stream
 from consistent_calc.conformers.generate import derived_seed, embed, with_conformers
 from consistent_calc.conformers.result import conformer_positions
 from consistent_calc.conformers.sample import keep_lowest
@@ -224,6 +225,23 @@ def test_unconverged_conformers_are_marked(force_field):
     result = generate_conformers(DIOL, n=2, model=force_field(DIOL), denoise=False, max_steps=1)
     assert not bool(result.converged.any())
     assert any("did not reach fmax" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("step", ["start", "draw_samples", "choose"])
+def test_an_unforeseen_error_costs_its_molecule_only(force_field, monkeypatch, step):
+    module = sys.modules[stream.__module__]  # the package has a function of its name
+    real = getattr(module, step)
+
+    def fails(*arguments):
+        for x in itertools.chain(*(x if isinstance(x, list) else [x] for x in arguments)):
+            if getattr(getattr(x, "input", x), "smiles", None) == DIOL:
+                raise RuntimeError("deep in a library")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, fails)
+    results = list(generate_many([BUTANE, DIOL, BUTANE], n=2, model=force_field(DIOL, BUTANE), denoise=False))
+    assert [r.failure.reason if r.failure else None for r in results] == [None, "unexpected_error", None]
+    assert results[1].failure.message == "Unexpected RuntimeError: deep in a library"
 
 
 def test_a_full_memory_makes_batches_smaller(force_field, monkeypatch):

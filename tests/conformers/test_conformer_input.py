@@ -135,6 +135,28 @@ def test_a_broken_sdf_record_does_not_stop_the_file(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_text_that_is_no_utf8_spoils_its_own_record_only(tmp_path):
+    mol = Chem.MolFromSmiles("CCO")
+    mol.SetProp("_Name", "m5X")
+    latin = Chem.MolToMolBlock(mol).encode().replace(b"X", b"\xe9")
+    path = tmp_path / "latin.sdf"
+    path.write_bytes(b"$$$$\r\n".join([latin + b"> <a\xe9>\n\xe9\n\n", latin.replace(b" 1  2", b" 1 99"), latin]))
+    entries = list(read_molecules(path))
+    assert [e.name for e in entries] == ["m5\ufffd"] * 3
+    assert [e.failure.reason if e.failure else e.smiles for e in entries] == ["CCO", "invalid_record", "CCO"]
+    path.write_bytes(latin)
+    assert one(Chem.MolFromMolFile(str(path))).name == "m5\ufffd"
+    path.write_bytes(b"")
+    assert one(path).failure.reason == "unreadable_file"
+
+
+def test_names_are_single_lines(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('smiles,name\nO,"wa\nter"\n"C1\nx","a  b"\n')
+    entries = [(e.id, e.name, e.smiles) for e in read_molecules(path)]
+    assert entries == [("wa ter", "wa ter", "O"), ("a b", "a b", "C1 x")]
+
+
 def test_molecules_built_without_sanitisation():
     assert one(Chem.MolFromSmiles("CCO", sanitize=False)).smiles == "CCO"
     assert one(Chem.MolFromSmiles("CN(C)(C)(C)C", sanitize=False)).failure.reason == "invalid_molecule"
