@@ -219,6 +219,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     drift = [float(r["drift_meV_atom_ps"]) for r in rows if r["drift_meV_atom_ps"]]
     axes[0].hist(drift, bins=30, color=colors["NVE"])
     axes[0].set_xlabel("drift, NVE (meV/atom/ps)")
+    axes[0].locator_params(axis="x", nbins=5)
     for name, color in colors.items():
         own = [r for r in rows if r["ensemble"] == name]
         if not own:
