@@ -182,6 +182,7 @@ class Network:
 _networks: weakref.WeakKeyDictionary[EnergyHead, Network] = weakref.WeakKeyDictionary()
 
 
+@torch.no_grad()  # to record how it is made would be wasted, and threads that do so at once can block one another
 def _network(encoder: Encoder, head: EnergyHead) -> Network:
     """Made anew when any weight was moved, replaced or changed in place."""
     network = _networks.get(head)
