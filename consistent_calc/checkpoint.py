@@ -118,7 +118,7 @@ def read_card(path: str | Path | None = None) -> dict[str, Any]:
     return card
 
 
-def card_path(path: str | Path | None = None) -> Path:
+def find_card(path: str | Path | None = None) -> Path:
     """Path of the card that :func:`read_card` reads: names are resolved, for processes with another working folder."""
     return _find(path)[1].resolve()
 

@@ -119,14 +119,14 @@ def relax(
         from consistent_calc.relaxation import relax as relax_batch
         from consistent_calc.structures import StructureBatch
 
-        check_target(output, n_images=1)
-        model, images = load(checkpoint, device, dtype), _read(file)
+        images = _read(file)
+        check_target(output, n_images=len(images))
+        model = load(checkpoint, device, dtype)
         if fixed := [k for k, atoms in enumerate(images) if atoms.constraints]:
             raise InvalidStructureError(
                 f"Structure {fixed[0]} has constraints, which this command does not know. Remove them, or relax it "
                 "with ASE's optimisers and ConsistentCalculator."
             )
-        check_target(output, n_images=len(images))
         batch = StructureBatch.from_ase(images, charge=charge)
         with out.status(f"Relaxing {len(images)} structures"):
             result = relax_batch(model, batch, level=level, fmax=fmax, max_steps=steps)

@@ -84,7 +84,7 @@ def test_all_molecules_of_an_sdf_are_read_with_their_charges(checkpoint: str, tm
     assert "cannot read molecule 0" in run("energy", tmp_path / "bad.sdf", "--checkpoint", checkpoint).output
 
 
-def test_relaxed_structures_are_not_lost_to_a_format(checkpoint: str, file: Path, water: Atoms, tmp_path: Path) -> None:
+def test_relaxed_structures_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
     both = tmp_path / "both.xyz"
     write(both, [water, water])
     refused = run("relax", both, "-o", tmp_path / "out.vasp", "--checkpoint", checkpoint, "--steps", 1)

@@ -101,12 +101,6 @@ def errors(checkpoint: str, data: Dataset, rows: NDArray[np.int64]) -> Term:
     return Term(np.concatenate(energies), np.concatenate(forces))
 
 
-def within_molecules(energies: Array, molecule: NDArray[np.int64]) -> Array:
-    """Energies with the mean of each molecule taken off."""
-    _, owner, count = np.unique(molecule, return_inverse=True, return_counts=True)
-    return energies - (np.bincount(owner, weights=energies) / count)[owner]
-
-
 def fit(error: Array, term: Array) -> tuple[float, float]:
     """The factor of the term that leaves least of the error, and the share of its variance that goes away."""
     along = float((error * term).sum())
@@ -131,10 +125,10 @@ def main() -> None:
     lines = []
     for group, chosen in groups.items():
         atoms, own = np.repeat(chosen, size), molecule[chosen]
-        left = within_molecules(error.energy[chosen], own)
+        left = judges.within_molecules(error.energy[chosen], own)
         for name, term in found.items():
             of_forces = fit(error.forces[atoms], term.forces[atoms])
-            of_energies = fit(left, within_molecules(term.energy[chosen], own))
+            of_energies = fit(left, judges.within_molecules(term.energy[chosen], own))
             lines.append(
                 {
                     "structures": group,

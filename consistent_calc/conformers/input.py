@@ -233,7 +233,7 @@ def _smiles_entry(text: str) -> _Entry:
     if mol is None:
         message = f"RDKit cannot read the SMILES {text!r}: {_first(messages)}"
         return _Entry("", text, None, Failure("invalid_smiles", message))
-    return _Entry(mol.GetProp("_Name") if mol.HasProp("_Name") else "", text, mol, None)
+    return _Entry(_name(mol), text, mol, None)
 
 
 def _name(mol: Mol) -> str:

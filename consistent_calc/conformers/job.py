@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from consistent_calc.checkpoint import card_path, read_card
+from consistent_calc.checkpoint import find_card, read_card
 from consistent_calc.conformers.generate import ConformerOptions
 from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules
 from consistent_calc.conformers.result import ConformerResult
@@ -292,7 +292,7 @@ def _distributed(
     """
     from distributed import as_completed
 
-    where = None if checkpoint is None else str(card_path(checkpoint))
+    where = None if checkpoint is None else str(find_card(checkpoint))
 
     def submit(chunk: list[MoleculeInput]) -> Any:
         future = client.submit(_work, chunk, options, where, device, pure=False, retries=1)

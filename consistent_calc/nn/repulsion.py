@@ -84,9 +84,10 @@ def edge_repulsion(vectors: Tensor, numbers: Tensor, reach: Tensor) -> tuple[Ten
     Returns:
         Float64 ``[n]``, eV, and ``[n, 3]``, its derivative, eV/Angstrom.
     """
-    distance = vectors.double().norm(dim=1)
+    vectors = vectors.double()
+    distance = vectors.norm(dim=1)
     energy, slope = pair_repulsion(distance, numbers[0], numbers[1], reach)
-    return energy / 2, slope[:, None] / 2 * vectors.double() / distance[:, None]
+    return energy / 2, slope[:, None] / 2 * vectors / distance[:, None]
 
 
 def pair_repulsion(distance: Tensor, first: Tensor, second: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
