@@ -65,7 +65,8 @@ def generate_conformers(
         device: of the shipped model.
         window: conformers higher above the lowest (kcal/mol) are dropped; None keeps all.
         temperature: of the Boltzmann weights, Kelvin.
-        rmsd_threshold: heavy-atom RMSD below which two conformers of equal energy are the same, Angstrom.
+        rmsd_threshold: RMSD, without hydrogens on carbon, below which two conformers of equal energy are the same,
+            Angstrom.
         fmax: force threshold of the relaxation, eV/Angstrom.
         max_steps: of the relaxation.
         denoise: whether the structure head refines the ETKDG seeds before the relaxation.

@@ -1,4 +1,8 @@
-"""Removes conformers that are the same minimum: nearly equal energy and nearly equal heavy-atom positions."""
+"""Removes conformers that are the same minimum: nearly equal energy and nearly equal positions.
+
+Hydrogens on carbon are left out, which follow from the other atoms but for the turns of methyl groups; those of
+hydroxyl, amine and thiol groups tell rotamers apart, such as the three of ethanol.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from consistent_calc.units import KCAL_PER_MOL
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-#: Conformers whose energies differ by more (kcal/mol) are different minima whatever their RMSD (hydroxyl rotamers).
+#: Conformers whose energies differ by more (kcal/mol) are different minima whatever their RMSD.
 ENERGY_WINDOW = 0.1
 #: Norm of the displacements (Angstrom) below which conformers are taken to lead to the same minimum.
 SAME_BASIN = 0.7
@@ -30,7 +34,7 @@ def heavy_atoms(mol: Mol) -> Mol:
 
 
 def without_carbon_hydrogens(mol: Mol) -> Mol:
-    """A copy with the hydrogens that tell rotamers apart (hydroxyl, amine), without the others."""
+    """A copy without the hydrogens on carbon (all conformers kept)."""
     out = Chem.RWMol(mol)
     out.BeginBatchEdit()
     for atom in mol.GetAtoms():
@@ -56,19 +60,18 @@ def unique_conformers(
 ) -> list[int]:
     """Chooses one conformer a minimum, the lowest in energy.
 
-    Mirror images count as different, as they are distinct minima, unless only hydrogens tell them apart: the two gauche
-    forms of ethanol, equal in energy and in their heavy atoms, are one.
+    Mirror images count as different, as they are distinct minima: of ethanol there are two gauche forms.
 
     Args:
         mol: conformers with ids ``0 .. n-1``; not modified.
         energies: ``[n]``, eV.
-        rmsd: heavy-atom RMSD below which two conformers are the same, Angstrom.
+        rmsd: RMSD of all atoms but hydrogens on carbon below which two conformers are the same, Angstrom.
         energy_window: kcal/mol; only pairs this close in energy are compared.
 
     Returns:
         Indices of the chosen conformers, by rising energy.
     """
-    return _unique(heavy_atoms(mol), energies, rmsd, energy_window * KCAL_PER_MOL)
+    return _unique(without_carbon_hydrogens(mol), energies, rmsd, energy_window * KCAL_PER_MOL)
 
 
 def different_basins(mol: Mol, energies: Sequence[float], *, energy_window: float = math.inf) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdMolTransforms
 from rdkit.Geometry import Point3D
 
 from consistent_calc.conformers.deduplicate import best_rmsd, different_basins, heavy_atoms, unique_conformers
@@ -53,6 +53,19 @@ def test_different_minima_and_energies_are_kept():
     assert unique_conformers(mol, [0.02, 0.0]) == [1, 0]  # same heavy atoms, other energy
     wide = unique_conformers(mol, [0.02, 0.0], energy_window=10.0)
     assert wide == [1]
+
+
+def test_turned_hydroxyl_groups_are_conformers_and_turned_methyl_groups_are_not():
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMultipleConfs(mol, 5, randomSeed=1)
+    first, *others = list(mol.GetConformers())
+    hydroxyl, methyl = (0, 1, 2, 8), (2, 1, 0, 3)
+    rdMolTransforms.SetDihedralDeg(first, *hydroxyl, 180.0)
+    turns = [(hydroxyl, 60.0), (hydroxyl, -60.0), (methyl, 30.0), (hydroxyl, 185.0)]
+    for conformer, (torsion, angle) in zip(others, turns, strict=True):
+        conformer.SetPositions(first.GetPositions())
+        rdMolTransforms.SetDihedralDeg(conformer, *torsion, angle)
+    assert unique_conformers(mol, [0.0, 1e-6, 2e-6, 3e-6, 4e-6]) == [0, 1, 2]
 
 
 def test_the_lowest_of_a_chain_of_duplicates_stays():
