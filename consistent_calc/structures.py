@@ -348,9 +348,8 @@ class StructureBatch:
     def validate(self, elements: Iterable[int] | None = None, *, warn_odd_electrons: bool = True) -> StructureBatch:
         """Checks what no later step could report clearly; returns self.
 
-        Charges must be integers and leave no negative number of electrons (:class:`ChargeError`). A charge that leaves
-        an odd number of electrons is allowed with an :class:`OddElectronWarning`: the shipped models saw closed shells
-        only.
+        Charges must be integers that leave electrons (:class:`ChargeError`). A charge that leaves an odd number of
+        them is allowed with an :class:`OddElectronWarning`: the shipped models saw closed shells only.
 
         Args:
             elements: atomic numbers the model knows; None skips this check.
@@ -360,7 +359,7 @@ class StructureBatch:
             InvalidStructureError: empty structure, NaN or infinite positions or cell, no lattice vector in a
                 periodic direction, a singular cell.
             UnsupportedElementError: an element outside ``elements``.
-            ChargeError: a charge that is not a finite integer, or exceeds the sum of the atomic numbers.
+            ChargeError: a charge that is not a finite integer, or leaves no electrons.
         """
         if self.n_graphs == 0 or bool((self.counts == 0).any()):
             raise InvalidStructureError("A structure without atoms cannot be evaluated.")
@@ -389,9 +388,9 @@ class StructureBatch:
         for i, (charge, z) in enumerate(zip(charges, protons.tolist(), strict=True)):
             if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
                 raise ChargeError(f"The total charge must be an integer number of e, got {charge:g} for structure {i}.")
-            if round(charge) > z:
+            if round(charge) >= z:
                 raise ChargeError(
-                    f"Structure {i} has {z} protons and cannot have a charge of {round(charge):+d}; correct the charge."
+                    f"Structure {i} has {z} protons; a charge of {round(charge):+d} leaves no electrons. Correct the charge."
                 )
             if warn_odd_electrons and (z - round(charge)) % 2:
                 formula = chemical_formula(self.numbers[self.graph == i].tolist())

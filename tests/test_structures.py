@@ -192,6 +192,11 @@ class TestValidation:
         with pytest.raises(ChargeError, match="integer"):
             arrays([1, 1], charge=charge).validate()
 
+    @pytest.mark.parametrize("charge", [2, 3])
+    def test_nothing_without_electrons(self, charge):
+        with pytest.raises(ChargeError, match="no electrons"):
+            arrays([1, 1], charge=charge).validate()
+
     def test_odd_electrons(self):
         with pytest.warns(OddElectronWarning, match=r"HO with charge \+0"):
             arrays([8, 1]).validate()
