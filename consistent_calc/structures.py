@@ -390,7 +390,7 @@ class StructureBatch:
                 raise ChargeError(f"The total charge must be an integer number of e, got {charge:g} for structure {i}.")
             if round(charge) >= z:
                 raise ChargeError(
-                    f"Structure {i} has {z} protons; a charge of {round(charge):+d} leaves no electrons. Correct the charge."
+                    f"Structure {i} has {z} protons; a charge of {round(charge):+d} leaves no electrons. Is it right?"
                 )
             if warn_odd_electrons and (z - round(charge)) % 2:
                 formula = chemical_formula(self.numbers[self.graph == i].tolist())

@@ -14,13 +14,11 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 
@@ -28,10 +26,10 @@ from consistent_calc.data.dataset import Dataset
 from consistent_calc.data.record import MoleculeRecord
 from consistent_calc.data.split import Split
 from consistent_calc.data.store import Store, StoreWriter
-from consistent_calc.errors import ConfigurationError, ConsistentCalcError, DataError, LabellingError
+from consistent_calc.errors import ConfigurationError, DataError, LabellingError
 from consistent_calc.files import replacing
-from consistent_calc.labelling.basin import check_basin
-from consistent_calc.labelling.engine import Engine, Label, new_engine
+from consistent_calc.labelling.engine import Engine, new_engine
+from consistent_calc.labelling.molecule import label_molecule
 from consistent_calc.labelling.names import EngineName
 
 Failure = tuple[str, str, str, str]
@@ -237,93 +235,12 @@ def _label_chunk(index: int, molecules: list[int]) -> None:
                 failures.append((*_name(data, molecule), "crashed", "the engine took down its process"))
                 continue
             _write(mark, str(molecule))
-            record, failed = label_molecule(data, molecule, engine, job)
-            failures += failed
+            record, failed = label_molecule(MoleculeRecord.from_dataset(data, molecule), engine, job)
+            failures += [(*_name(data, molecule), *reason) for reason in failed]
             if record is not None:
                 writer.add(record)
     _write(_failures_path(job, index), json.dumps(failures))
     mark.unlink(missing_ok=True)
-
-
-def label_molecule(
-    data: Dataset, molecule: int, engine: Engine, job: LabellingJob
-) -> tuple[MoleculeRecord | None, list[Failure]]:
-    """All structures of a molecule with new labels, and those that failed."""
-    source = MoleculeRecord.from_dataset(data, molecule)
-    labels: list[Label] = []
-    kept: list[int] = []
-    failures: list[Failure] = []
-    if (int(np.sum(source.numbers, dtype=np.int64)) - source.charge) % 2:
-        return None, [(*_name(data, molecule), "odd_electrons", "the engines label closed shells only")]
-    for k, positions in enumerate(np.asarray(source.positions, dtype=np.float64)):
-        try:
-            with _time_limit(job.timeout):
-                if job.minimize:
-                    label = engine.minimum(source.numbers, positions, source.charge, job.fmax)
-                    check_basin(source, label.positions)
-                else:
-                    label = engine.single_point(source.numbers, positions, source.charge)
-            if not all(np.isfinite(x).all() for x in (label.energy, label.forces, label.positions)):
-                raise LabellingError("the engine gave NaN or infinite values")
-        except ConsistentCalcError as error:
-            failures.append((*_name(data, molecule), error.reason, str(error)))
-            continue
-        except (ArithmeticError, RuntimeError, ValueError) as error:  # of a library, or from output without numbers
-            failures.append((*_name(data, molecule), LabellingError.reason, f"{type(error).__name__}: {error}"))
-            continue
-        labels.append(label)
-        kept.append(k)
-    return _labelled(source, labels, kept, job.minimize) if kept else None, failures
-
-
-def _labelled(source: MoleculeRecord, labels: list[Label], kept: list[int], minimized: bool) -> MoleculeRecord:
-    """The molecule with its structures and labels replaced."""
-
-    def column(name: str) -> list[object] | None:
-        values = [getattr(label, name) for label in labels]
-        return None if any(v is None for v in values) else values
-
-    return MoleculeRecord(
-        numbers=source.numbers,
-        positions=column("positions"),
-        smiles=source.smiles,
-        bucket=source.bucket,
-        source=source.source,
-        charge=source.charge,
-        bonds=source.bonds,
-        stereo=source.stereo,
-        kind=np.asarray(source.kind)[kept],
-        equilibrium=np.full(len(kept), True) if minimized else np.zeros(len(kept), dtype=bool),
-        energy=column("energy"),
-        forces=column("forces"),
-        partial_charges=column("charges"),
-        dipole=column("dipole"),
-    )
-
-
-class _Timeout(BaseException):
-    """Passes through the ``except`` of any engine."""
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises LabellingError in the main thread of a worker after so many seconds (where the platform can)."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Timeout
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except _Timeout:
-        raise LabellingError(f"no result within {seconds:g} s", "timeout") from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 # ---------------------------------------------------------------------- files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import signal
@@ -82,17 +81,6 @@ def test_failures_have_reason_codes_and_spare_the_rest(tmp_path: Path, harmonic:
         **{name: "engine_failed" for name in ("linalg", "nan")},
     }
     assert len(report.failures) == len(table(job)) == 4 * 2 + 1
-
-
-def test_a_timeout_passes_through_the_engines_own_handlers() -> None:
-    def engine() -> None:
-        with contextlib.suppress(RuntimeError):
-            time.sleep(10)
-
-    with pytest.raises(LabellingError) as raised, job_module._time_limit(0.05):
-        engine()
-    assert raised.value.reason == "timeout"
-    time.sleep(0.06)  # no alarm is left behind
 
 
 def test_an_interrupted_job_continues(tmp_path: Path, records: list[MoleculeRecord], harmonic: Harmonic) -> None:
