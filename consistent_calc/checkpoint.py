@@ -85,10 +85,19 @@ def load_model(
         with torch.random.fork_rng(devices=[]):
             model = ConsistentModel(ModelConfig(**table)).to(dtype=dtype)
         model.load_state_dict(load(data))
-    except (SafetensorError, RuntimeError, TypeError) as error:
+    except (SafetensorError, RuntimeError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise CheckpointError(f"{weights_path} and its card do not fit together: {error}") from None
+    return to_device(model, device).eval().requires_grad_(False)
+
+
+def to_device(model: ConsistentModel, device: str | torch.device) -> ConsistentModel:
+    """Moves a model.
+
+    Raises:
+        ConfigurationError: there is no such device here.
+    """
     try:
-        return model.to(device=device).eval().requires_grad_(False)
+        return model.to(device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, for a device it does not have
         raise ConfigurationError(f"The device {str(device)!r} cannot be used, try 'cpu' or 'cuda': {error}") from None
 
@@ -144,4 +153,6 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     """Weights and card that belong to a path given in any form."""
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    if not stem.name:
+        raise CheckpointError(f"{str(path)!r} is no name of a checkpoint.")
     return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")

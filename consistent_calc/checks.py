@@ -102,6 +102,7 @@ def single(source: Source) -> StructureBatch:
     """One structure from anything a check accepts, in float64 on the CPU.
 
     Raises:
+        InvalidStructureError: what no model could answer.
         ValueError: several structures.
     """
     from ase import Atoms
@@ -112,6 +113,7 @@ def single(source: Source) -> StructureBatch:
         batch = StructureBatch.from_ase(source)
     else:
         batch = StructureBatch.from_rdkit(source)
+    batch.validate(warn_odd_electrons=False)
     if batch.n_graphs != 1:
         raise ValueError(f"A check looks at one structure, got {batch.n_graphs}; check them one by one.")
     return batch
@@ -209,7 +211,7 @@ def check_batch(model: ConsistentModel, source: Source, *, level: str | None = N
     """A structure's energy and forces do not depend on what else is in the batch."""
     batch = single(source)
     compressed = batch.with_positions(batch.positions * 0.97)
-    atom = StructureBatch.from_arrays(batch.numbers[:1], [[0.0, 0.0, 0.0]], charge=1)
+    atom = StructureBatch.from_arrays(batch.numbers[:1], [[0.0, 0.0, 0.0]], charge=-1)
     together = _predict(model, StructureBatch.concatenate([compressed, batch, atom]), level)
     middle = replace(together, energy=together.energy[1:2], forces=_forces(together).split(batch.n_atoms)[1])
     deviation = _deviation(middle, _predict(model, batch, level))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -128,6 +129,9 @@ def relax(
                 "with ASE's optimisers and ConsistentCalculator."
             )
         batch = StructureBatch.from_ase(images, charge=charge)
+        for k in range(len(images)):
+            with suppress(InvalidStructureError):  # of which the relaxation tells
+                batch[k].validate()  # which warns of odd numbers of electrons
         with out.status(f"Relaxing {len(images)} structures"):
             result = relax_batch(model, batch, level=level, fmax=fmax, max_steps=steps)
         table = new_table("structure", "formula", "energy (eV)", "change (eV)", "max force (eV/Å)", "steps", "outcome")

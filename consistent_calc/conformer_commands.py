@@ -57,6 +57,7 @@ def conformers(
     with clear_errors(), ExitStack() as stack:
         from consistent_calc.conformers import ConformerOptions, run_conformer_job
         from consistent_calc.conformers.input import count_entries
+        from consistent_calc.conformers.job import load
         from consistent_calc.conformers.report import ReportWriter
 
         _check_files(sources, output, report)
@@ -71,6 +72,7 @@ def conformers(
             max_time=max_time,
             enumerate_stereo=enumerate_stereo,
         )
+        load(checkpoint, device).level_index(level)  # before an earlier page is replaced
         settings = _settings(options, checkpoint)
         page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings, resume=resume))
         display = stack.enter_context(_Display(count_entries(sources), page))

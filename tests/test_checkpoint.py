@@ -11,6 +11,7 @@ import torch
 
 from consistent_calc.checkpoint import load_model, read_card, save_model, shipped
 from consistent_calc.errors import CheckpointError
+from consistent_calc.model import ConsistentModel
 
 
 @pytest.fixture
@@ -167,3 +168,11 @@ class TestDamage:
         rewrite(card, sha256=hashlib.sha256(data).hexdigest())
         with pytest.raises(CheckpointError, match="do not fit together"):
             load_model(card)
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name(path: str, model: ConsistentModel) -> None:
+    with pytest.raises(CheckpointError, match="no name of a checkpoint"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="no name of a checkpoint"):
+        save_model(model, path)

@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ase import Atoms
+from ase.build import molecule
 
 from consistent_calc import checks
 from consistent_calc.checks import run_checks
+from consistent_calc.errors import InvalidStructureError
 from consistent_calc.nn.kernels import PLAIN
 from consistent_calc.structures import StructureBatch
 
@@ -59,6 +62,15 @@ def test_all_pass_on_an_ion(model, water):
     found = run_checks(model, water, dynamics_steps=5)
     assert failures(found) == []
     assert "additivity" not in {c.name for c in found}
+
+
+def test_hydrogen_may_come_first(model):
+    assert checks.check_batch(model, molecule("H2O")[[1, 0, 2]]).passed
+
+
+def test_nothing_to_check(model):
+    with pytest.raises(InvalidStructureError, match="without atoms"):
+        run_checks(model, Atoms())
 
 
 def test_the_model_is_left_in_its_precision(model, water):

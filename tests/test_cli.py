@@ -18,6 +18,7 @@ from consistent_calc import __version__
 from consistent_calc.calculator import ConsistentCalculator
 from consistent_calc.checkpoint import save_model
 from consistent_calc.cli import app
+from consistent_calc.errors import OddElectronWarning
 from consistent_calc.model import ConsistentModel
 
 
@@ -117,6 +118,20 @@ def test_a_conformer_job_is_resumed(checkpoint: str, tmp_path: Path) -> None:
     assert "invalid_smiles" in (tmp_path / "out.sdf.failures.csv").read_text()
     assert "2 conformers of 2 molecules" in page.read_text()
     assert page.read_text().count("invalid_smiles") == 1
+
+
+def test_a_job_that_cannot_begin_leaves_the_earlier_page(checkpoint: str, tmp_path: Path) -> None:
+    page = tmp_path / "out.html"
+    page.write_text("of an earlier job")
+    common = ("-o", tmp_path / "out.sdf", "--checkpoint", checkpoint, "--report", page)
+    assert "unknown_level" in run("conformers", "C", *common, "--level", "nonsense").output
+    assert page.read_text() == "of an earlier job"
+
+
+def test_relaxing_warns_of_an_odd_number_of_electrons(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    write(tmp_path / "radical.xyz", water[:2])
+    with pytest.warns(OddElectronWarning):
+        run("relax", tmp_path / "radical.xyz", "-o", tmp_path / "out.xyz", "--checkpoint", checkpoint, "--steps", 1)
 
 
 def test_conformers_of_several_inputs_with_a_broken_one(checkpoint: str, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 ENERGY_WINDOW = 0.1
 #: Norm of the displacements (Angstrom) below which conformers are taken to lead to the same minimum.
 SAME_BASIN = 0.7
-#: Bound on the atom permutations that are tried; three CF3 groups alone have 216.
-MAX_MATCHES = 2000
+#: Bound on the atom permutations that are tried; three CF3 groups alone have 216. It is higher for what has been
+#: relaxed, where few pairs are near in energy and a permutation that is missed leaves a duplicate.
+MAX_MATCHES, MAX_MATCHES_OF_MINIMA = 2000, 50_000
 
 
 def heavy_atoms(mol: Mol) -> Mol:
@@ -33,26 +34,38 @@ def heavy_atoms(mol: Mol) -> Mol:
     return Chem.RemoveHs(mol, parameters)
 
 
-def without_carbon_hydrogens(mol: Mol) -> Mol:
-    """A copy without the hydrogens on carbon (all conformers kept)."""
+def comparable(mol: Mol) -> Mol:
+    """A copy without the hydrogens on carbon, and without bond orders and charges (all conformers kept).
+
+    The two NH2 groups of an amidinium are alike, wherever the formula has its double bond and its charge: atoms are
+    equivalent by element, connections and number of hydrogens, which becomes the isotope of a carbon.
+    """
     out = Chem.RWMol(mol)
     out.BeginBatchEdit()
-    for atom in mol.GetAtoms():
-        neighbors = {n.GetAtomicNum() for n in atom.GetNeighbors()}
-        if atom.GetAtomicNum() == 1 and neighbors == {6}:  # not a lone H, which is the whole molecule
+    for atom in out.GetAtoms():
+        elements = [n.GetAtomicNum() for n in atom.GetNeighbors()]
+        if atom.GetAtomicNum() == 6:
+            atom.SetIsotope(1 + elements.count(1))
+        elif atom.GetAtomicNum() == 1 and elements == [6]:  # not a lone H, which is the whole molecule
             out.RemoveAtom(atom.GetIdx())
+        atom.SetFormalCharge(0)
+        atom.SetIsAromatic(False)
+    for bond in out.GetBonds():
+        bond.SetBondType(Chem.BondType.SINGLE)
+        bond.SetIsAromatic(False)
     out.CommitBatchEdit()
     return out.GetMol()
 
 
-def best_rmsd(mol: Mol, first: int, second: int) -> float:
+def best_rmsd(mol: Mol, first: int, second: int, max_matches: int = MAX_MATCHES) -> float:
     """RMSD of two conformers in Angstrom, over rotations and permutations of equivalent atoms.
 
     Args:
         mol: usually from :func:`heavy_atoms`; the first conformer is moved onto the second.
         first, second: conformer ids.
+        max_matches: permutations that are tried at most.
     """
-    return float(rdMolAlign.GetBestRMS(mol, mol, first, second, maxMatches=MAX_MATCHES))
+    return float(rdMolAlign.GetBestRMS(mol, mol, first, second, maxMatches=max_matches))
 
 
 def unique_conformers(
@@ -71,7 +84,7 @@ def unique_conformers(
     Returns:
         Indices of the chosen conformers, by rising energy.
     """
-    return _unique(without_carbon_hydrogens(mol), energies, rmsd, energy_window * KCAL_PER_MOL)
+    return _unique(comparable(mol), energies, rmsd, energy_window * KCAL_PER_MOL, MAX_MATCHES_OF_MINIMA)
 
 
 def different_basins(mol: Mol, energies: Sequence[float], *, energy_window: float = math.inf) -> list[int]:
@@ -81,15 +94,15 @@ def different_basins(mol: Mol, energies: Sequence[float], *, energy_window: floa
     of the summed squared displacements of their atoms is below :data:`SAME_BASIN`. Unlike the mean, the sum shows a
     turned hydroxyl group in a large molecule as well as in a small one.
     """
-    copy = without_carbon_hydrogens(mol)
+    copy = comparable(mol)
     rmsd = SAME_BASIN / math.sqrt(max(copy.GetNumAtoms(), 1))
-    return _unique(copy, energies, rmsd, energy_window * KCAL_PER_MOL)
+    return _unique(copy, energies, rmsd, energy_window * KCAL_PER_MOL, MAX_MATCHES)
 
 
-def _unique(copy: Mol, energies: Sequence[float], rmsd: float, window: float) -> list[int]:
+def _unique(copy: Mol, energies: Sequence[float], rmsd: float, window: float, max_matches: int) -> list[int]:
     kept: list[int] = []
     for i in sorted(range(len(energies)), key=lambda i: energies[i]):
         near = (j for j in reversed(kept) if energies[i] - energies[j] < window)
-        if not any(best_rmsd(copy, i, j) < rmsd for j in near):
+        if not any(best_rmsd(copy, i, j, max_matches) < rmsd for j in near):
             kept.append(i)
     return kept

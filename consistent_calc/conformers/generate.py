@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import operator
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -78,6 +79,7 @@ class ConformerOptions:
             value = getattr(self, name)
             if not hasattr(value, "__index__") or isinstance(value, bool):
                 raise ConfigurationError(f"{name} must be an integer, got {value!r}.")
+            object.__setattr__(self, name, operator.index(value))  # RDKit takes no integers of NumPy
         if self.method not in METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
         positive = ("n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout")
@@ -244,9 +246,8 @@ def _embedding_error(causes: Counter[str], counts: Counter[str], options: Confor
     listed = [f"{name} {n}" for name, n in causes.most_common()]
     listed += [f"{name} {n}" for name, n in counts.items() if name.startswith("embedding_")]
     if causes["exceeded_timeout"]:
-        return ConformerError(
-            f"ETKDG found no geometry within {options.embed_timeout} s; raise embed_timeout.", "embedding_timeout"
-        )
+        limit = "embed_timeout" if options.max_time is None else "embed_timeout or max_time"
+        return ConformerError(f"ETKDG found no geometry within its time; raise {limit}.", "embedding_timeout")
     return ConformerError(
         f"ETKDG found no geometry of this molecule ({', '.join(listed) or 'no cause reported'}). "
         "Is its stereochemistry possible?",

@@ -101,7 +101,7 @@ def read_molecules(
             continue
         isomers = _stereoisomers(prepared) if enumerate_stereo else [prepared]
         for k, mol in enumerate(isomers, start=1):
-            notes = (*_dropped_notes(entry.text, mol), *_stereo_notes(mol))
+            notes = (*_dropped_notes(entry.text, mol), *_stereo_notes(mol), *_ignored_notes(mol))
             if len(isomers) == MAX_ISOMERS:
                 notes += (f"only {MAX_ISOMERS} stereoisomers were made",)
             with rdBase.BlockLogs():  # RDKit warns of a proton that it keeps
@@ -228,6 +228,7 @@ def _sdf_entries(path: Path) -> Iterator[_Entry]:
 
 
 def _smiles_entry(text: str) -> _Entry:
+    text = text.encode("utf-8", "replace").decode()  # a command line may hold bytes that are no UTF-8
     messages: list[str] = []
     mol = _captured(lambda: Chem.MolFromSmiles(text), messages)
     if mol is None:
@@ -328,6 +329,17 @@ def _dropped_notes(text: str, mol: Mol) -> tuple[str, ...]:
     if double_bonds == 0 and re.search(r"[/\\]", smiles):
         lost.append("the double-bond marks")
     return (f"{' and '.join(lost)} of the SMILES have no meaning here and were left out",) if lost else ()
+
+
+def _ignored_notes(mol: Mol) -> tuple[str, ...]:
+    """Tells of stereochemistry that RDKit read and that conformers are not checked for."""
+    atropisomeric = Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW
+    notes = []
+    if n := sum(bond.GetStereo() in atropisomeric for bond in mol.GetBonds()):
+        notes.append(f"the axial chirality of {n} bond{'s' if n > 1 else ''} is not kept")
+    if any(group.GetGroupType() != Chem.StereoGroupType.STEREO_ABSOLUTE for group in mol.GetStereoGroups()):
+        notes.append("relative or racemic stereochemistry is taken as absolute")
+    return tuple(notes)
 
 
 def _stereo_notes(mol: Mol) -> tuple[str, ...]:

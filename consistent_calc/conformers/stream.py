@@ -122,6 +122,8 @@ def start(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     try:
         return embed(entry, options)
     except ConformerError as error:
+        if error.reason == "embedding_timeout" and options.max_time is not None:
+            raise  # noise would take more time than there is
         samples = without_seeds(entry, options)
         samples.no_seeds = error
         samples.notes.append("made from noise, because ETKDG found no geometry")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import signal
 import threading
 import time
@@ -23,8 +24,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from consistent_calc.checkpoint import load_model, save_model
+from consistent_calc.checkpoint import load_model, save_model, to_device
 from consistent_calc.data.dataset import Dataset
+from consistent_calc.elements import symbol
 from consistent_calc.errors import ConfigurationError, DivergedError
 from consistent_calc.files import replacing
 from consistent_calc.model import ConsistentModel, ModelConfig
@@ -64,7 +66,8 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
 
         self.feed = Feed(config, base, self.rank, self.world_size)
-        self.model = _new_model(config, base, self.feed.energy).to(config.device)
+        self.model = to_device(_new_model(config, base, self.feed.energy), config.device)
+        _check_elements(self.model, self.feed)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.schedule.ema_decay))
         # The averaged weights are also the frozen energy of the consistency losses.
         self.average.requires_grad_(False)
@@ -205,8 +208,8 @@ class Trainer:
                     self._log("validation", self.validate())
                     self.export()
                     validated = time.monotonic()
-            self._log("validation", self.validate())
             self.save()
+            self._log("validation", self.validate())
             return self.export()
         finally:
             for number, handler in previous.items():
@@ -275,7 +278,13 @@ class Trainer:
             torch.save(state, new)
 
     def _load_state(self) -> None:
-        state = torch.load(self._state_path, map_location=self.config.device, weights_only=True)
+        damaged = f"{self._state_path} is damaged; remove it to start anew"
+        try:
+            state = torch.load(self._state_path, map_location=self.config.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ConfigurationError(f"{damaged}: {error}") from None
+        if not isinstance(state, dict) or "model" not in state:
+            raise ConfigurationError(f"{damaged}: it is no state of a run.")
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -298,6 +307,17 @@ class Trainer:
             ],
         }
         return save_model(self._averaged, self.output / "model", record) if self.rank == 0 else self.output
+
+
+def _check_elements(model: ConsistentModel, feed: Feed) -> None:
+    """Raises ConfigurationError for elements that only the validation side has: the run would end at them."""
+    structures = [equilibria.data for equilibria in (*feed.structure, *feed.validation_structure)]
+    present = {int(z) for d in (*feed.validation_energy, *structures) for z in np.unique(d.numbers)}
+    if unknown := sorted(present - set(model.elements)):
+        raise ConfigurationError(
+            f"Data of this run hold {', '.join(map(symbol, unknown))}, which no training molecule of the energy task "
+            "has: the model would not know what to make of them. Add such molecules, or take these away."
+        )
 
 
 def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> ConsistentModel:

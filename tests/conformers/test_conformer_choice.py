@@ -68,6 +68,25 @@ def test_turned_hydroxyl_groups_are_conformers_and_turned_methyl_groups_are_not(
     assert unique_conformers(mol, [0.0, 1e-6, 2e-6, 3e-6, 4e-6]) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("smiles", "order"),
+    [
+        ("CC(N)=[NH2+]", [0, 1, 3, 2, 4, 5, 6, 9, 10, 7, 8]),  # the formula has its double bond at one of two
+        ("C[N+](C)(CC[NH3+])CC[NH3+]", None),
+        ("OC(C(F)(F)F)(C(F)(F)F)C(O)(C(F)(F)F)C(F)(F)F", None),  # 10,368 permutations
+    ],
+)
+def test_equivalent_groups_may_be_exchanged_however_many_there_are(smiles, order):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rdDistGeom.EmbedMultipleConfs(mol, 2, randomSeed=1)
+    first, second = list(mol.GetConformers())
+    if order is None:
+        matches = mol.GetSubstructMatches(mol, uniquify=False, maxMatches=100_000)
+        order = matches[-1]
+    second.SetPositions(first.GetPositions()[list(order)])
+    assert unique_conformers(mol, [0.0, 1e-5]) == [0]
+
+
 def test_the_lowest_of_a_chain_of_duplicates_stays():
     mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     rdDistGeom.EmbedMultipleConfs(mol, 3, randomSeed=1)

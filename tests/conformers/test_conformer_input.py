@@ -193,12 +193,28 @@ def test_a_query_is_no_molecule():
     assert "SMARTS" in entry.failure.message
 
 
+def test_stereochemistry_that_is_not_kept_is_told():
+    assert one("Cc1cccc(I)c1-c1c(C)cccc1I |wU:7.7|", elements=(1, 6, 53)).notes == (
+        "the axial chirality of 1 bond is not kept",
+    )
+    assert one("C[C@@H](F)Cl |&1:1|", elements=(1, 6, 9, 17)).notes == (
+        "relative or racemic stereochemistry is taken as absolute",
+    )
+    assert one("C[C@@H](F)CO").notes == ()
+
+
+def test_bytes_of_a_command_line_that_are_no_text():
+    assert one("CCO \udcff").name == "?"
+    assert one("\udcff").failure.reason == "invalid_smiles"
+
+
 @pytest.mark.parametrize("name", ["n", "seed", "max_steps", "n_steps", "embed_timeout", "max_atoms_per_batch"])
 def test_counts_must_be_integers(name):
     for value in (2.5, "3", True):
         with pytest.raises(ConfigurationError, match=f"{name} must be an integer"):
             ConformerOptions(**{name: value})
-    ConformerOptions(**{name: np.int64(3)})
+    # RDKit, for one, takes Python's integers only.
+    assert type(getattr(ConformerOptions(**{name: np.int64(3)}), name)) is int
 
 
 def test_entries_are_counted_without_reading_them(tmp_path):

@@ -6,16 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy_molecules import ATOM_ENERGY, CONFIG
+from toy_molecules import ATOM_ENERGY, CONFIG, record
 
 from consistent_calc.checkpoint import load_model, read_card
-from consistent_calc.data import Split, Store
+from consistent_calc.data import Split, Store, StoreWriter
 from consistent_calc.errors import ConfigurationError
 from consistent_calc.train.configuration import Weights, read_config
 from consistent_calc.train.evaluation import evaluate_energy, sample_molecules
@@ -114,6 +115,33 @@ def test_another_architecture_does_not_resume(run_folder: Path) -> None:
     config.write_text(config.read_text().replace("[16, 8, 4]", "[8, 8, 4]"))
     with pytest.raises(ConfigurationError, match="another architecture"):
         Trainer(*read_config(config))
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: b"", lambda x: b"no state of a run"])
+def test_a_damaged_state_is_named(run_folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    config = run_folder / "config.toml"
+    Trainer(*read_config(config)).save()
+    state = run_folder / "run" / "state.pt"
+    state.write_bytes(damage(state.read_bytes()))
+    with pytest.raises(ConfigurationError, match="is damaged; remove it"):
+        Trainer(*read_config(config))
+
+
+def test_elements_that_only_the_validation_has_are_refused_at_the_start(run_folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    with StoreWriter(
+        run_folder / "toy.h5", level="springs", provenance="test", licence="MIT", kinds={0: "all"}
+    ) as writer:
+        for smiles, bucket in (("CO", 0), ("CF", 90)):
+            writer.add(record(smiles, bucket, rng))
+    with pytest.raises(ConfigurationError, match=r"hold F\b"):
+        Trainer(*read_config(run_folder / "config.toml"))
+
+
+def test_a_device_that_is_not_there_is_named(run_folder: Path) -> None:
+    config, base = read_config(run_folder / "config.toml")
+    with pytest.raises(ConfigurationError, match="The device 'foo' cannot be used"):
+        Trainer(replace(config, device="foo"), base)
 
 
 def test_stores_may_be_added_but_not_removed(run_folder: Path) -> None:

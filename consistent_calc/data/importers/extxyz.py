@@ -101,9 +101,9 @@ def _frames(path: Path) -> Iterator[str]:
         if not first:
             start += 1
             continue
-        if not first.isdigit():
+        if not first.isdecimal():
             # The count of atoms is damaged, so go on at the next line that can begin a frame.
-            end = next((j for j in range(start + 1, len(lines)) if lines[j].strip().isdigit()), len(lines))
+            end = next((j for j in range(start + 1, len(lines)) if lines[j].strip().isdecimal()), len(lines))
         else:
             end = start + int(first) + 2
         yield "".join(lines[start:end])
