@@ -84,7 +84,8 @@ def short_figures() -> str:
         f"{bfgs['bonds_changed']} change their bonds, {bfgs['stereo_changed']} their stereochemistry.",
         f"- `relax` needs a median of {bfgs['batch_steps_median']:.0f} steps and {faster:.1f} times less time "
         f"for the same molecules; for {drugs['molecules']} drug-like ones with 20-50 heavy atoms and "
-        f"{drugs['threads']} threads, {of_drugs:.1f} times less.",
+        f"{drugs['threads']} threads, {of_drugs:.1f} times less (BFGS converges for {drugs['bfgs_converged']} of these "
+        f"and changes the bonds of {drugs['bonds_changed']}).",
         f"- Dynamics of validation molecules: {stability_figures()}.",
         f"- Conformers of {conformers['molecules']} test SMILES: {conformers['with_result']} with a result, "
         f"{conformers['stereo_kept']} of {conformers['conformers']} conformers with the stereochemistry asked for, "
@@ -100,6 +101,8 @@ def short_figures() -> str:
 #: What is simulated in each ensemble of ``dynamics/stability.py``.
 SETTING = {"NVE": "at constant energy, 300 K, float64", "Langevin": "with Langevin's thermostat at 600 K, float32"}
 PEER = "AIMNet2 (1 network)"
+#: Tests against DFT in the same file, and what they are called.
+DFT = {"wB97M-D3BJ/def2-TZVPP": "all", "wB97M-D3BJ/def2-TZVPP, set aside": "set aside"}
 #: Tests beside other methods: name in ``accuracy/results/summary.csv``, metrics.
 TESTS = {
     "torsions": ("relative energy MAE (kcal/mol)", "barrier height MAE (kcal/mol)"),
@@ -126,6 +129,29 @@ def beside_others() -> str:
             n = next(v["n"] for v in values if v)
             lines.append([test, metric, n, *(float(v["value"]) if v else "-" for v in values)])
     return table(["test", "figure", "n", *methods], lines)
+
+
+def dft_table() -> str:
+    """Errors against true DFT: of all structures, and of those that fine-tuning has not seen."""
+    rows = [r for r in rows_of("accuracy/results/summary.csv") if r["test"] in DFT]
+    found = {(r["test"], r["method"], r["metric"]): float(r["value"]) for r in rows}
+    n = {r["test"]: r["n"] for r in rows}
+    columns = [(test, metric) for test in DFT for metric in ("force MAE (eV/A)", "relative energy MAE (kcal/mol)")]
+    header = ["method", *(f"{metric}, {DFT[test]} {n[test]}" for test, metric in columns)]
+    methods = dict.fromkeys(r["method"] for r in rows)
+    return table(header, [[m, *(found.get((test, m, metric), "-") for test, metric in columns)] for m in methods])
+
+
+def changed_bonds() -> str:
+    """What becomes of the bonds that changed in dynamics."""
+    parts = []
+    for r in rows_of("dynamics/results/changed_bonds.csv"):
+        after = "all have" if r["changed_at_end"] == "0" else f"{r['changed_at_end']} do not have"
+        parts.append(
+            f"`{r['smiles']}` did so in {r['records_changed']} of {r['records']} records of {r['copies']} more runs; "
+            f"relaxed at their ends {after} the bonds of the start"
+        )
+    return "; ".join(parts)
 
 
 def learning_figures() -> dict[str, str]:
@@ -313,6 +339,8 @@ def card() -> str:
         **learning_figures(),
         **spread_figures(),
         "beside": beside_others(),
+        "dft": dft_table(),
+        "changed_bonds": changed_bonds(),
         "ladder": ladder_table(),
         "ladder_minutes": rows_of("ladder/results/ladder.csv")[0]["minutes"],
         "long_range": long_range_table(),

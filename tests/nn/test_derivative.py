@@ -41,7 +41,7 @@ def batch() -> StructureBatch:
     """Neutral and charged molecules, a lone atom, a crystal: more atoms than go through a layer together."""
     names = ["CH3CH2OH", "CH3COOH", "C6H6", "CH3SH"]
     images = [molecule(name) for name in names] + [Atoms("H"), bulk("Al", cubic=True).repeat((2, 1, 1))]
-    for image, charge in zip(images, [0, -1, 0, 1, 1, 0], strict=True):
+    for image, charge in zip(images, [0, -1, 0, 1, -1, 0], strict=True):
         image.info["charge"] = charge
         image.rattle(0.05, seed=1)
     found = StructureBatch.from_ase(images)

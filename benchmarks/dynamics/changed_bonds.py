@@ -1,0 +1,72 @@
+"""Do bonds that change in dynamics stay changed? The molecules of ``stability.py`` to which it happened, once more.
+
+    python benchmarks/dynamics/changed_bonds.py --data datasets/organic.h5
+
+Four copies of each such molecule go through the same dynamics with other random numbers, and are relaxed at the end:
+a bond that was made or broken is there or gone then, one that only vibrated is as at the start.
+``results/changed_bonds.csv`` has a row a molecule.
+
+| column | meaning |
+|---|---|
+| changed | copies with a bond beyond the limits of ``stability.py`` at any record |
+| records_changed | records of all copies that show one |
+| changed_at_end | copies whose bonds are not those of the start when relaxed at the end |
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+from batched_dynamics import BondCheck, Dynamics
+from stability import ENSEMBLES, EQUILIBRATION_PS, RECORD_EVERY, STRONG_FRICTION, TIMESTEP_FS, read_rows
+
+from consistent_calc import StructureBatch, load_model, relax
+from consistent_calc.data import Dataset, Split, Store
+
+RESULTS = Path(__file__).parent / "results"
+COPIES = 4
+
+
+def again(data: Dataset, row: dict[str, str]) -> dict[str, str | int]:
+    """The dynamics of one molecule."""
+    model = load_model()
+    structure = data.batch([int((data.molecule == int(row["molecule"])).nonzero()[0][0])])[0]
+    start = relax(model, StructureBatch.concatenate([structure] * COPIES), fmax=0.01).batch
+    temperature, friction = ENSEMBLES[row["ensemble"]]
+    dynamics, bonds = Dynamics(model, start, TIMESTEP_FS, seed=2), BondCheck(start)
+    dynamics.thermalize(temperature)
+    dynamics.run(round(EQUILIBRATION_PS * 1000 / TIMESTEP_FS), temperature, STRONG_FRICTION)
+    seen = []
+    for _ in range(round(float(row["ps"]) * 1000 / TIMESTEP_FS) // RECORD_EVERY):
+        dynamics.run(RECORD_EVERY, temperature, friction)
+        seen.append(bonds.changed(dynamics.positions))
+    end = relax(model, start.with_positions(dynamics.positions), fmax=0.01)
+    changed = torch.stack(seen)
+    return {
+        **{key: row[key] for key in ("weights", "ps", "ensemble", "molecule", "smiles")},
+        "copies": COPIES,
+        "changed": int(changed.any(dim=0).sum()),
+        "records": changed.numel(),
+        "records_changed": int(changed.sum()),
+        "changed_at_end": int(bonds.changed(end.batch.positions).sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("datasets/organic.h5"))
+    options = parser.parse_args()
+    data = Store(options.data).read(Split.VALIDATION)
+    rows = [again(data, row) for row in read_rows(RESULTS / "stability.csv") if row["bonds_changed_ps"]]
+    with (RESULTS / "changed_bonds.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    print(*rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
