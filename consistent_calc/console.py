@@ -81,7 +81,8 @@ def check_target(output: Path | None, *, n_images: int = 0) -> None:
         n_images: structures that ASE will write in the format that it tells from the name.
 
     Raises:
-        DataError: the name tells no format that ASE writes, or one for a single structure where there are several.
+        DataError: the name tells no format that ASE writes as it should be, or one for a single structure where there
+            are several.
     """
     if output is None:
         return
@@ -95,5 +96,7 @@ def check_target(output: Path | None, *, n_images: int = 0) -> None:
             found = None
         if found is None or not found.can_write:
             raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")
+        if found.name in ("sdf", "mol"):
+            raise DataError(f"ASE writes neither bonds nor charges to {output.name!r}; use for example .xyz or .traj.")
         if n_images > 1 and found.single:
             raise DataError(f"{output.name} can hold one structure, not {n_images}; use for example .xyz or .traj.")

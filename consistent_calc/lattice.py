@@ -9,10 +9,12 @@ from consistent_calc.errors import InvalidStructureError
 
 #: Smallest squared volume spanned by the unit vectors along the periodic lattice vectors.
 _MINIMAL_SQUARED_VOLUME = 1e-8
+#: Smallest distance between lattice planes, Angstrom: every atom has as many images within reach as there are planes.
+_MINIMAL_HEIGHT = 0.1
 
 
 def check_cells(cell: Tensor, pbc: Tensor) -> None:
-    """Checks that the periodic lattice vectors are finite, not zero and linearly independent.
+    """Checks that the periodic lattice vectors are finite, linearly independent and not too short.
 
     Args:
         cell: float64 ``[n_graphs, 3, 3]``, Angstrom; what it holds in open directions is ignored.
@@ -29,6 +31,14 @@ def check_cells(cell: Tensor, pbc: Tensor) -> None:
         raise InvalidStructureError(
             f"The lattice vectors of structure {index} in its periodic directions are zero, not finite or linearly "
             f"dependent (cell {cell[index].tolist()}, pbc {pbc[index].tolist()}); correct the cell or set pbc=False."
+        )
+    # One over the heights, zero in open directions.
+    flat = reciprocal_vectors(cell, pbc).norm(dim=1).amax(dim=1) > 1 / _MINIMAL_HEIGHT
+    if bool(flat.any()):
+        index = int(flat.nonzero()[0])
+        raise InvalidStructureError(
+            f"The cell of structure {index} is less than {_MINIMAL_HEIGHT} Angstrom high in a periodic direction "
+            f"({cell[index].tolist()}). Is it in other units, or in fractions of another cell?"
         )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from consistent_calc.errors import InvalidStructureError
+from consistent_calc.errors import ConfigurationError, InvalidStructureError
 from consistent_calc.model_hessian import model_hessian
 from consistent_calc.structures import StructureBatch
 
@@ -93,7 +93,12 @@ def relax(
         max_atoms_per_batch: bounds the memory; counts atoms with the padding to the largest structure. A single
             structure may be larger.
         callback: called whenever a structure is done, in order of completion.
+
+    Raises:
+        ConfigurationError: a negative threshold or number of steps, or NaN.
     """
+    if not fmax >= 0 or max_steps < 0:
+        raise ConfigurationError(f"fmax and max_steps must be at least 0, got {fmax!r} and {max_steps!r}.")
     run = _Run(model, batch, level, fmax, max_steps, callback)
     deadline = math.inf if max_time is None else time.monotonic() + max_time
     sizes = batch.counts.tolist()

@@ -357,7 +357,7 @@ class StructureBatch:
 
         Raises:
             InvalidStructureError: empty structure, NaN or infinite positions or cell, no lattice vector in a
-                periodic direction, a singular cell.
+                periodic direction, a singular or far too small cell, atoms without an element.
             UnsupportedElementError: an element outside ``elements``.
             ChargeError: a charge that is not a finite integer, or leaves no electrons.
         """
@@ -378,6 +378,8 @@ class StructureBatch:
                     f"The model does not know {', '.join(map(symbol, unknown))}; "
                     f"it was trained on {', '.join(symbol(z) for z in sorted(known))}."
                 )
+        if bool((self.numbers < 1).any()):
+            raise InvalidStructureError("There are atoms without an element (atomic number 0); remove them.")
         self._validate_charge(warn_odd_electrons)
         return self
 
@@ -408,7 +410,8 @@ def total_charge(atoms: Atoms) -> float:
     charge = atoms.info.get(name)
     if charge is None:
         charge = float(atoms.get_initial_charges().sum())
-        return round(charge) if abs(charge - round(charge)) < 1e-4 else charge
+        # Partial charges of any program are rounded: the more atoms there are, the further off is their sum.
+        return round(charge) if abs(charge - round(charge)) < min(1e-4 + 1e-6 * len(atoms), 0.1) else charge
     try:
         return float(charge)
     except (TypeError, ValueError):

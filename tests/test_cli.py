@@ -88,6 +88,8 @@ def test_all_molecules_of_an_sdf_are_read_with_their_charges(checkpoint: str, tm
 def test_relaxed_structures_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
     both = tmp_path / "both.xyz"
     write(both, [water, water])
+    refused = run("relax", both, "-o", tmp_path / "out.sdf", "--checkpoint", checkpoint, "--steps", 1)
+    assert "neither bonds nor charges" in refused.output
     refused = run("relax", both, "-o", tmp_path / "out.vasp", "--checkpoint", checkpoint, "--steps", 1)
     assert "can hold one structure, not 2" in refused.output.replace("\n", " ")
     write(tmp_path / "one.xyz", water)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from consistent_calc.errors import InvalidStructureError, UnknownLevelError
+from consistent_calc.errors import ConfigurationError, InvalidStructureError, UnknownLevelError
 from consistent_calc.model_hessian import FLOOR, _torsions, model_hessian
 from consistent_calc.relaxation import Relaxation, relax
 from consistent_calc.structures import StructureBatch
@@ -240,3 +240,10 @@ def test_structures_too_large_for_the_dense_hessian(monkeypatch):
     start = StructureBatch.concatenate([cluster(8, 1), cluster(3, 2)])
     result = relax(PairSurface(), start, fmax=1e-3)
     assert bool(result.converged.all())
+
+
+@pytest.mark.parametrize("options", [{"fmax": -0.1}, {"fmax": float("nan")}, {"max_steps": -1}])
+def test_thresholds_that_nothing_meets_are_refused(options: dict[str, float]) -> None:
+    batch = StructureBatch.from_arrays([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    with pytest.raises(ConfigurationError, match="at least 0"):
+        relax(PairSurface(), batch, **options)

@@ -61,6 +61,9 @@ class TestConversions:
         assert total_charge(water) == 0
         water.set_initial_charges([0.3333333, 0.3333333, 0.3333334])
         assert total_charge(water) == 1
+        box = Atoms("H3000")
+        box.set_initial_charges(np.full(3000, 1.002 / 3000))
+        assert total_charge(box) == 1
         water.info["charge"] = np.int64(-1)
         assert total_charge(water) == -1
         assert StructureBatch.from_ase(water, charge=3).charge.tolist() == [3]
@@ -191,6 +194,18 @@ class TestValidation:
     def test_charge(self, charge):
         with pytest.raises(ChargeError, match="integer"):
             arrays([1, 1], charge=charge).validate()
+
+    def test_atoms_without_an_element(self):
+        with pytest.raises(InvalidStructureError, match="without an element"):
+            arrays([6, 0]).validate()
+
+    def test_a_cell_in_other_units(self, water):
+        water.set_cell([0.03, 4.0, 4.0])
+        water.pbc = True
+        with pytest.raises(InvalidStructureError, match=r"less than 0\.1 Angstrom high"):
+            StructureBatch.from_ase(water).validate()
+        water.pbc = [False, True, True]
+        StructureBatch.from_ase(water).validate()
 
     @pytest.mark.parametrize("charge", [2, 3])
     def test_nothing_without_electrons(self, charge):
