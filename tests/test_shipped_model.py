@@ -8,6 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.optimize import BFGS
+from rdkit.Chem import rdMolTransforms
 
 from consistent_calc import ConsistentCalculator, ConsistentModel, generate_conformers, load_model
 from consistent_calc.checkpoint import read_card
@@ -88,3 +89,15 @@ def test_conformers_keep_stereo_and_failures_are_typed(shipped: ConsistentModel)
     assert ensemble is not None
     assert float(ensemble.weights.sum()) == pytest.approx(1)
     assert bool((ensemble.relative_energies.diff() >= 0).all())
+
+
+def test_both_mirror_images_of_an_allene(shipped: ConsistentModel) -> None:
+    ensemble = generate_conformers("CC=C=CCl", 4, model=shipped)
+    angles = [rdMolTransforms.GetDihedralDeg(c, 0, 1, 3, 4) for c in ensemble.mol.GetConformers()]
+    assert sorted(round(angle / 90) for angle in angles) == [-1, 1]
+
+
+def test_conformers_of_ions_and_rotamers_are_not_doubled(shipped: ConsistentModel) -> None:
+    # Rounding may decide whether a sample of the mirror image is lost on the way.
+    for smiles, few, many in (("CCO", 2, 3), ("Clc1cccc(C(N)=[NH2+])c1", 1, 2)):
+        assert few <= len(generate_conformers(smiles, 10, model=shipped)) <= many

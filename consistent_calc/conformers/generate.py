@@ -46,6 +46,8 @@ CANDIDATES = 3
 METHODS = ("seeds", "noise", "denoising")
 #: One group of seeds of so many may have cis amides.
 FREE_AMIDES = 3
+#: Two double bonds at one carbon.
+CUMULENE = Chem.MolFromSmarts("*=[#6;D2]=*")
 #: Iterations of MMFF94s for a seed.
 SETTLING = 1000
 #: Seeds that are made together. If the first ones all fail, the others are not tried.
@@ -185,8 +187,11 @@ def _settle(mol: Mol, check: GeometryCheck, deadline: float) -> None:
     """Brings the seeds to minima of MMFF94s, where it has parameters and until the deadline.
 
     Its minima are better starting points than ETKDG's geometries, and it costs little: among seeds that have settled,
-    more are alike and the lowest are lower (``benchmarks/conformers/screening.py``).
+    more are alike and the lowest are lower (``benchmarks/conformers/screening.py``). Cumulenes stay as they are:
+    MMFF94s makes allenes flat, and so loses one of their mirror images.
     """
+    if mol.HasSubstructMatch(CUMULENE):
+        return
     with rdBase.BlockLogs():
         properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
         if properties is None:
