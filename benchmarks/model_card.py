@@ -197,6 +197,16 @@ def ladder_table() -> str:
     return table(header, [[row[c] for c in columns] for row in rows])
 
 
+def attention_figures() -> dict[str, str]:
+    """The base network with and without attention, at equal training time."""
+    out = {}
+    for row in rows_of("ladder/results/attention.csv"):
+        out[f"{row['candidate']}_steps"] = f"{int(row['steps']):,}"
+        out[f"{row['candidate']}_force"] = f"{float(row['force_mae_eV_A']):.3f}"
+        out["attention_minutes"] = row["minutes"]
+    return out
+
+
 def stability_table() -> str:
     """Dynamics of many validation molecules."""
     rows = rows_of("dynamics/results/stability_summary.csv")
@@ -343,6 +353,7 @@ def card() -> str:
         "changed_bonds": changed_bonds(),
         "ladder": ladder_table(),
         "ladder_minutes": rows_of("ladder/results/ladder.csv")[0]["minutes"],
+        **attention_figures(),
         "long_range": long_range_table(),
         "stability": stability_table(),
         "noise": noise_figures(),
