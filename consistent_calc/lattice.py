@@ -23,23 +23,28 @@ def check_cells(cell: Tensor, pbc: Tensor) -> None:
     Raises:
         InvalidStructureError: they are not, in at least one structure.
     """
-    directions = torch.nn.functional.normalize(_periodic_rows(cell, pbc), dim=2)
+    rows = _periodic_rows(cell, pbc)
+    directions = torch.nn.functional.normalize(rows, dim=2)
+    gram = _gram(directions, pbc)
     # Negated, so that NaN fails too.
-    bad = ~(torch.linalg.det(_gram(directions, pbc)) > _MINIMAL_SQUARED_VOLUME)
+    bad = ~(torch.linalg.det(gram) > _MINIMAL_SQUARED_VOLUME)
+    # Heights, as of :func:`reciprocal_vectors`; where vectors are dependent they are anything.
+    inverse = torch.linalg.inv_ex(gram).inverse
+    heights = rows.norm(dim=2) / inverse.diagonal(dim1=1, dim2=2).sqrt()
+    flat = (pbc & (heights < _MINIMAL_HEIGHT)).any(dim=1)
+    if not bool((bad | flat).any()):  # asked once: on a GPU it waits
+        return
     if bool(bad.any()):
         index = int(bad.nonzero()[0])
         raise InvalidStructureError(
             f"The lattice vectors of structure {index} in its periodic directions are zero, not finite or linearly "
             f"dependent (cell {cell[index].tolist()}, pbc {pbc[index].tolist()}); correct the cell or set pbc=False."
         )
-    # One over the heights, zero in open directions.
-    flat = reciprocal_vectors(cell, pbc).norm(dim=1).amax(dim=1) > 1 / _MINIMAL_HEIGHT
-    if bool(flat.any()):
-        index = int(flat.nonzero()[0])
-        raise InvalidStructureError(
-            f"The cell of structure {index} is less than {_MINIMAL_HEIGHT} Angstrom high in a periodic direction "
-            f"({cell[index].tolist()}). Is it in other units, or in fractions of another cell?"
-        )
+    index = int(flat.nonzero()[0])
+    raise InvalidStructureError(
+        f"The cell of structure {index} is less than {_MINIMAL_HEIGHT} Angstrom high in a periodic direction "
+        f"({cell[index].tolist()}). Is it in other units, or in fractions of another cell?"
+    )
 
 
 def reciprocal_vectors(cell: Tensor, pbc: Tensor) -> Tensor:

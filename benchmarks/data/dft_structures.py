@@ -14,7 +14,6 @@ stores in turn, until there are enough. The level that the teacher was fitted to
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -59,8 +58,7 @@ def main() -> None:
                 continue
             seen.add(record.smiles)
             rows = rng.permutation(len(record.positions))[:CONFORMATIONS]
-            bare = {name: None for name in ("energy", "forces", "partial_charges", "dipole")}
-            writer.add(replace(record, positions=record.positions[rows], kind=0, equilibrium=False, **bare))
+            writer.add(record.at(record.positions[rows]))
     print(f"{writer.n_molecules} molecules, {writer.n_conformations} structures")
 
 

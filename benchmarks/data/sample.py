@@ -176,18 +176,7 @@ def read(paths: list[Path], equilibrium: bool = False) -> list[MoleculeRecord]:
             record = MoleculeRecord.from_dataset(data, molecule)
             for k, x in enumerate(record.positions):
                 if record.equilibrium[k] or not equilibrium:
-                    out.append(
-                        MoleculeRecord(
-                            numbers=record.numbers,
-                            positions=x[None],
-                            smiles=record.smiles,
-                            bucket=record.bucket,
-                            source=record.source,
-                            charge=record.charge,
-                            bonds=record.bonds,
-                            stereo=record.stereo,
-                        )
-                    )
+                    out.append(record.at(x[None]))
     return out
 
 

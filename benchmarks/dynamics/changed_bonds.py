@@ -21,26 +21,25 @@ from pathlib import Path
 
 import torch
 from batched_dynamics import BondCheck, Dynamics
-from stability import ENSEMBLES, EQUILIBRATION_PS, RECORD_EVERY, STRONG_FRICTION, TIMESTEP_FS, read_rows
+from stability import ENSEMBLES, RECORD_EVERY, TIMESTEP_FS, equilibrate, read_rows
 
-from consistent_calc import StructureBatch, load_model, relax
+from consistent_calc import ConsistentModel, StructureBatch, load_model, relax
 from consistent_calc.data import Dataset, Split, Store
 
 RESULTS = Path(__file__).parent / "results"
 COPIES = 4
 
 
-def again(data: Dataset, row: dict[str, str]) -> dict[str, str | int]:
+def again(model: ConsistentModel, data: Dataset, row: dict[str, str]) -> dict[str, str | int]:
     """The dynamics of one molecule."""
-    model = load_model()
     structure = data.batch([int((data.molecule == int(row["molecule"])).nonzero()[0][0])])[0]
     start = relax(model, StructureBatch.concatenate([structure] * COPIES), fmax=0.01).batch
     temperature, friction = ENSEMBLES[row["ensemble"]]
+    ps = float(row["ps"])
     dynamics, bonds = Dynamics(model, start, TIMESTEP_FS, seed=2), BondCheck(start)
-    dynamics.thermalize(temperature)
-    dynamics.run(round(EQUILIBRATION_PS * 1000 / TIMESTEP_FS), temperature, STRONG_FRICTION)
+    equilibrate(dynamics, row["ensemble"], ps)
     seen = []
-    for _ in range(round(float(row["ps"]) * 1000 / TIMESTEP_FS) // RECORD_EVERY):
+    for _ in range(round(ps * 1000 / TIMESTEP_FS) // RECORD_EVERY):
         dynamics.run(RECORD_EVERY, temperature, friction)
         seen.append(bonds.changed(dynamics.positions))
     end = relax(model, start.with_positions(dynamics.positions), fmax=0.01)
@@ -60,7 +59,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("datasets/organic.h5"))
     options = parser.parse_args()
     data = Store(options.data).read(Split.VALIDATION)
-    rows = [again(data, row) for row in read_rows(RESULTS / "stability.csv") if row["bonds_changed_ps"]]
+    model = load_model()
+    rows = [again(model, data, row) for row in read_rows(RESULTS / "stability.csv") if row["bonds_changed_ps"]]
     with (RESULTS / "changed_bonds.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()

@@ -81,10 +81,7 @@ def follow(model: ConsistentModel, start: StructureBatch, ensemble: str, ps: flo
         dynamics.resume(state)
         record = {name: state[name] for name in record}
     else:
-        dynamics.thermalize(temperature)
-        dynamics.run(round(min(EQUILIBRATION_PS, ps) * 1000 / TIMESTEP_FS), temperature, STRONG_FRICTION)
-        if not friction:
-            dynamics.stop_rigid_motion()
+        equilibrate(dynamics, ensemble, ps)
     for k in range(int(record["first"]), n_records):
         dynamics.run(RECORD_EVERY, temperature, friction)
         kinetic, alive = dynamics.kinetic_energy(), dynamics.alive.cpu().numpy()
@@ -98,6 +95,15 @@ def follow(model: ConsistentModel, start: StructureBatch, ensemble: str, ps: flo
             np.savez(partial, **dynamics.state(), **record)
             partial.replace(saved)
     return record | {name: dynamics.state()[name] for name in ("peak_force", "alive")}
+
+
+def equilibrate(dynamics: Dynamics, ensemble: str, ps: float) -> None:
+    """Brings molecules to the temperature of an ensemble, before ``ps`` picoseconds in it."""
+    temperature, friction = ENSEMBLES[ensemble]
+    dynamics.thermalize(temperature)
+    dynamics.run(round(min(EQUILIBRATION_PS, ps) * 1000 / TIMESTEP_FS), temperature, STRONG_FRICTION)
+    if not friction:
+        dynamics.stop_rigid_motion()
 
 
 def measure(record: dict[str, Any], counts: NDArray[np.int64], ensemble: str) -> list[dict[str, Any]]:

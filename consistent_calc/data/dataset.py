@@ -116,6 +116,11 @@ class Dataset:
         return len(self.molecule)
 
     @property
+    def elements(self) -> set[int]:
+        """Atomic numbers that occur."""
+        return {int(z) for z in np.unique(self.numbers)}
+
+    @property
     def n_molecules(self) -> int:
         """Number of molecules."""
         return len(self.bucket)

@@ -90,6 +90,19 @@ class MoleculeRecord:
             barrier=None if data.barrier is None else float(data.barrier[molecule]),
         )
 
+    def at(self, positions: Any) -> MoleculeRecord:
+        """The molecule and its graph at other positions, without labels."""
+        return MoleculeRecord(
+            numbers=self.numbers,
+            positions=positions,
+            smiles=self.smiles,
+            bucket=self.bucket,
+            source=self.source,
+            charge=self.charge,
+            bonds=self.bonds,
+            stereo=self.stereo,
+        )
+
     def columns(self) -> dict[str, NDArray[Any] | None]:
         """Rows of every column of the schema, None for an absent label.
 

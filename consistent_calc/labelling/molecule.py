@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -56,15 +57,8 @@ def _labelled(source: MoleculeRecord, labels: list[Label], kept: list[int], mini
         values = [getattr(label, name) for label in labels]
         return None if any(v is None for v in values) else values
 
-    return MoleculeRecord(
-        numbers=source.numbers,
-        positions=column("positions"),
-        smiles=source.smiles,
-        bucket=source.bucket,
-        source=source.source,
-        charge=source.charge,
-        bonds=source.bonds,
-        stereo=source.stereo,
+    return replace(
+        source.at(column("positions")),
         kind=np.asarray(source.kind)[kept],
         equilibrium=np.full(len(kept), True) if minimized else np.zeros(len(kept), dtype=bool),
         energy=column("energy"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from consistent_calc.data.dataset import Dataset
@@ -29,8 +28,7 @@ def extend_model(
     Returns:
         The model itself if it knows everything, else a new one.
     """
-    seen = {int(z) for d in datasets for z in np.unique(d.numbers)}
-    elements = tuple(sorted(seen | set(model.elements)))
+    elements = tuple(sorted(set(model.elements).union(*(d.elements for d in datasets))))
     levels = tuple(dict.fromkeys([*model.levels, *(d.level for d in datasets)]))
     columns = torch.tensor([elements.index(z) for z in model.elements], device=model.device)
     known = torch.full((len(levels), len(elements)), torch.nan, dtype=torch.float64, device=model.device)

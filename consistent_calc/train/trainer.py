@@ -312,7 +312,7 @@ class Trainer:
 def _check_elements(model: ConsistentModel, feed: Feed) -> None:
     """Raises ConfigurationError for elements that only the validation side has: the run would end at them."""
     structures = [equilibria.data for equilibria in (*feed.structure, *feed.validation_structure)]
-    present = {int(z) for d in (*feed.validation_energy, *structures) for z in np.unique(d.numbers)}
+    present = set[int]().union(*(d.elements for d in (*feed.validation_energy, *structures)))
     if unknown := sorted(present - set(model.elements)):
         raise ConfigurationError(
             f"Data of this run hold {', '.join(map(symbol, unknown))}, which no training molecule of the energy task "
@@ -326,7 +326,7 @@ def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> C
     if config.start is not None:
         model = extend_model(load_model(base / config.start), datasets, config.seed, prior_level)
         return model.train().requires_grad_(True)
-    elements = tuple(sorted({int(z) for d in datasets for z in np.unique(d.numbers)}))
+    elements = tuple(sorted(set[int]().union(*(d.elements for d in datasets))))
     levels = tuple(dict.fromkeys(d.level for d in datasets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
