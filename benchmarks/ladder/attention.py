@@ -13,20 +13,19 @@ other, and timed in plain torch with its autograd: the kernels written by hand d
 from __future__ import annotations
 
 import argparse
-import csv
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import run
 import torch
-from ase.io import read
 from torch import Tensor, nn
 
 import consistent_calc.nn.encoder
-from consistent_calc import ConsistentModel, StructureBatch, load_model
+from consistent_calc import ConsistentModel
 from consistent_calc.nn.kernels import PLAIN
-from consistent_calc.nn.layers import Message, MessageSum, RelatedFilters
+from consistent_calc.nn.layers import Message
 from consistent_calc.train.configuration import Architecture
 
 #: Length of the query and the key of a head.
@@ -40,35 +39,19 @@ class AttentiveMessage(Message):
         super().__init__(channels, radial_size, mean_neighbors)
         self.query, self.key = (nn.Linear(channels[0], radial_size * SIZE, bias=False) for _ in range(2))
 
-    def forward(
-        self,
-        features: list[Tensor],
-        edges: Tensor,
-        radial: Tensor,
-        harmonics: list[Tensor],
-        related: RelatedFilters | None = None,
-        messages: MessageSum | None = None,
-    ) -> list[Tensor]:
+    def forward(self, features: list[Tensor], edges: Tensor, radial: Tensor, *others: Any) -> list[Tensor]:
         """As :meth:`consistent_calc.nn.layers.Message.forward`."""
         scalars = self.normalize(features[0])
         query, key = (layer(scalars).unflatten(1, (-1, SIZE)) for layer in (self.query, self.key))
         receiver, sender = edges
         attention = 2 * torch.sigmoid((query[receiver] * key[sender]).sum(2) * SIZE**-0.5)
-        return super().forward(features, edges, radial * attention, harmonics, related, messages)
+        return super().forward(features, edges, radial * attention, *others)
 
 
 def by_autograd(model: ConsistentModel, *arguments: Tensor) -> tuple[Tensor, ...]:
     """In place of :meth:`ConsistentModel.detached_edge_gradients`."""
     found = model.edge_gradients_by_autograd(*arguments, kernels=PLAIN, create_graph=False)
     return tuple(x.detach() for x in found)
-
-
-def times(path: Path) -> dict[str, str]:
-    """The column of the time of a candidate."""
-    model = load_model(path / "model.safetensors")
-    one = StructureBatch.from_ase(next(a for a in read(run.MOLECULES, ":") if len(a) == 21))
-    many = StructureBatch.concatenate([one] * run.BATCH)
-    return {"ms_a_molecule_in_batch_plain_torch": f"{run.milliseconds(model, many) / run.BATCH:.2f}"}
 
 
 def main() -> None:
@@ -85,12 +68,9 @@ def main() -> None:
             attentive if name == "attention" else nullcontext(),
             patch.object(ConsistentModel, "detached_edge_gradients", by_autograd),
         ):
-            rows.append(run.train(name, Architecture(), options) | times(run.folder(name, options)))
+            rows.append(run.train(name, Architecture(), options) | run.times(run.folder(name, options)))
         print(rows[-1], flush=True)
-    with (run.RESULTS / "attention.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    run.write_table("attention.csv", rows)
 
 
 if __name__ == "__main__":

@@ -118,9 +118,13 @@ def read_rows() -> list[dict[str, str]]:
 
 def write_rows(rows: list[dict[str, str]]) -> None:
     """The table, in the order of the candidates."""
+    write_table("ladder.csv", sorted(rows, key=lambda row: list(CANDIDATES).index(row["candidate"])))
+
+
+def write_table(name: str, rows: list[dict[str, str]]) -> None:
+    """A table of results."""
     RESULTS.mkdir(exist_ok=True)
-    rows = sorted(rows, key=lambda row: list(CANDIDATES).index(row["candidate"]))
-    with (RESULTS / "ladder.csv").open("w", newline="") as file:
+    with (RESULTS / name).open("w", newline="") as file:
         # A new row has no times yet.
         table = csv.DictWriter(file, max(map(list, rows), key=len), lineterminator="\n")
         table.writeheader()
