@@ -176,9 +176,9 @@ class ConsistentCalculator(Calculator):
             ensemble = predict_ensemble(self.models, batch, level=level, stress=with_stress)
             assert ensemble.forces_std is not None
             spread = {"energy_std": float(ensemble.energy_std[0]), "forces_std": _numpy(ensemble.forces_std)}
-            self.results = _results(self.atoms, ensemble.mean) | spread
+            self.results = ase_results(self.atoms, ensemble.mean) | spread
         else:
-            self.results = _results(self.atoms, self.model.predict(batch, level=level, stress=with_stress))
+            self.results = ase_results(self.atoms, self.model.predict(batch, level=level, stress=with_stress))
         self._evaluated = self._settings(self.atoms)
 
     def export_properties(self) -> Properties:
@@ -228,7 +228,7 @@ class ConsistentCalculator(Calculator):
         return batch
 
 
-def _results(atoms: Atoms, prediction: Prediction) -> dict[str, Any]:
+def ase_results(atoms: Atoms, prediction: Prediction) -> dict[str, Any]:
     """ASE's table of results: Python floats and float64 arrays."""
     assert prediction.forces is not None
     energy, charges = float(prediction.energy[0]), _numpy(prediction.charges)

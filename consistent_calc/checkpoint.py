@@ -127,9 +127,14 @@ def read_card(path: str | Path | None = None) -> dict[str, Any]:
     return card
 
 
-def find_card(path: str | Path | None = None) -> Path:
-    """Path of the card that :func:`read_card` reads: names are resolved, for processes with another working folder."""
-    return _find(path)[1].resolve()
+def find_card(path: str | Path | None = None, folder: Path = Path()) -> Path:
+    """Path of the card that :func:`read_card` reads: names are resolved, for processes with another working folder.
+
+    Args:
+        path: as in :func:`load_model`.
+        folder: that a relative path starts from.
+    """
+    return _find(path, folder)[1].resolve()
 
 
 def shipped(name: str) -> Path:
@@ -140,11 +145,11 @@ def shipped(name: str) -> Path:
     return (inside if inside.is_dir() else package.parent / "checkpoints") / name
 
 
-def _find(path: str | Path | None) -> tuple[Path, Path]:
-    """Weights and card of a checkpoint to read, given as in :func:`load_model`."""
+def _find(path: str | Path | None, folder: Path = Path()) -> tuple[Path, Path]:
+    """Weights and card of a checkpoint to read, given as in :func:`find_card`."""
     if path is None:
         return _paths(shipped(DEFAULT))
-    given, named = _paths(path), _paths(shipped(Path(path).name))
+    given, named = _paths(folder / path), _paths(shipped(Path(path).name))
     is_name = Path(path).parent == Path() and not any(file.exists() for file in given)
     return named if is_name and named[1].exists() else given
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Equal up to the order of float64 sums over some hundred terms of some eV (1e-13), with a wide margin.
 ROUNDING = 1e-8
 #: Displacement for central differences, Angstrom, and strain. Their error is h^2/6 times a third derivative of up to
-#: 2000 eV/Angstrom^3, i.e. 1e-6, and that of the rounded energies of up to 1e5 eV, 1e-11 / h = 2e-7.
+#: 2000 eV/Angstrom^3, i.e. 1e-6, and that of the rounded energies of atoms, up to 1e5 eV, 1e-11 / h = 2e-7.
 STEP = 5e-5
 #: Most atoms whose forces are compared with finite differences; they are spread evenly over a larger structure.
 MAX_PROBED = 20
@@ -134,8 +134,8 @@ def check_forces(model: ConsistentModel, source: Source, *, level: str | None = 
                 positions = batch.positions.clone()
                 positions[atom, axis] += sign * STEP
                 moved.append(batch.with_positions(positions))
-    energies = _energies(model, moved, level).view(-1, 3, 2)
-    numeric = (energies[..., 1] - energies[..., 0]) / (2 * STEP)
+    energies = _atomic_energies(model, moved, level).view(-1, 3, 2, batch.n_atoms)
+    numeric = (energies[:, :, 1] - energies[:, :, 0]).sum(2) / (2 * STEP)
     deviation = _largest(numeric - _forces(_predict(model, batch, level))[probed])
     # A wrong sign or factor shows as an error of the size of the forces, a discontinuity as one of 1e-3 and more.
     return Check("forces", deviation, 1e-5, "eV/Angstrom", f"finite differences of the energy of {n_probed} atoms")
@@ -151,9 +151,9 @@ def check_stress(model: ConsistentModel, source: Source, *, level: str | None = 
             strain[a, b] += sign * STEP / 2
             strain[b, a] += sign * STEP / 2
             strained.append(_transformed(batch, strain))
-    energies = _energies(model, strained, level).view(6, 2)
+    energies = _atomic_energies(model, strained, level).view(6, 2, batch.n_atoms)
     volume = torch.linalg.det(batch.cell[0]).abs()
-    numeric = (energies[:, 0] - energies[:, 1]) / (2 * STEP * volume)
+    numeric = (energies[:, 0] - energies[:, 1]).sum(1) / (2 * STEP * volume)
     stress = _predict(model, batch, level, stress=True).stress
     assert stress is not None
     analytic = stress[0].reshape(-1)[[0, 4, 8, 5, 2, 1]]
@@ -345,12 +345,15 @@ def _predict(model: ConsistentModel, batch: StructureBatch, level: str | None, *
     return replace(found, **on_cpu)
 
 
-def _energies(model: ConsistentModel, structures: Sequence[StructureBatch], level: str | None) -> Tensor:
-    """``[n]`` energies in eV, a bounded number of atoms at once."""
+def _atomic_energies(model: ConsistentModel, structures: Sequence[StructureBatch], level: str | None) -> Tensor:
+    """``[n, n_atoms]`` energies of the atoms of one structure in several places, eV, a bounded number at once.
+
+    Their differences are exact to the digits of one atom's energy, those of totals only to the digits of the total.
+    """
     model, at_once = _double(model), max(1, 2000 // structures[0].n_atoms)
     parts = [structures[i : i + at_once] for i in range(0, len(structures), at_once)]
-    energies = [model.predict(StructureBatch.concatenate(p), level=level, forces=False).energy for p in parts]
-    return torch.cat(energies).cpu()
+    energies = [model.predict(StructureBatch.concatenate(p), level=level, forces=False).energies for p in parts]
+    return torch.cat(energies).view(len(structures), -1).cpu()
 
 
 def _denoise(model: ConsistentModel, batch: StructureBatch, sigma: float) -> Tensor:

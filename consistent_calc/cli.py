@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -26,11 +25,10 @@ from consistent_calc.console import (
     new_table,
     out,
 )
-from consistent_calc.errors import ConfigurationError, DataError, InvalidStructureError
+from consistent_calc.errors import ConfigurationError, InvalidStructureError
 from consistent_calc.training_commands import evaluate, import_data, label, train
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from rdkit.Chem import Mol
 
 
@@ -64,41 +62,38 @@ def energy(
 ) -> None:
     """Energies, forces and charges of all structures in a file."""
     with clear_errors():
+        import numpy as np
         from ase.calculators.singlepoint import SinglePointCalculator
         from ase.io import write
-        from ase.stress import full_3x3_to_voigt_6_stress
 
-        from consistent_calc.calculator import has_volume
-        from consistent_calc.structures import StructureBatch
+        from consistent_calc.calculator import ase_results, has_volume
+        from consistent_calc.structure_files import Unusable, read_structures
 
         check_target(output)
-        model, images = load(checkpoint, device, dtype), _read(file)
+        model = load(checkpoint, device, dtype)
+        structures = read_structures(file, model.elements, charge)
         table = new_table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
-        failures = 0
-        for k, atoms in enumerate(images):
-            atoms.calc = None  # energies that came with the file must not pass for results
+        evaluated = []
+        for k, structure in enumerate(structures):
+            if isinstance(structure, Unusable):
+                table.add_row(str(k), structure.formula, "", _failure(structure.reason), "")
+                continue
+            atoms, batch = structure.atoms, structure.batch
             try:
-                batch = StructureBatch.from_ase(atoms, charge=charge).validate(model.elements)
                 prediction = model.predict(batch, level=level, stress=has_volume(atoms))
             except InvalidStructureError as error:
-                failures += 1
-                message = f"[red]{error.reason}: {escape(str(error))}[/]"
-                table.add_row(str(k), atoms.get_chemical_formula(), "", message, "")
+                table.add_row(str(k), atoms.get_chemical_formula(), "", _failure(error), "")
                 continue
-            if charge is not None:
-                atoms.info["charge"] = charge
-            assert prediction.forces is not None
-            value, forces = float(prediction.energy[0]), prediction.forces.double().cpu().numpy()
-            results = {"energy": value, "forces": forces, "charges": prediction.charges.double().cpu().numpy()}
-            if prediction.stress is not None:
-                results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].double().cpu().numpy())
+            results = ase_results(atoms, prediction)
             atoms.calc = SinglePointCalculator(atoms, **results)
-            largest = f"{float(prediction.forces.norm(dim=1).max()):.4f}"
-            table.add_row(str(k), atoms.get_chemical_formula(), f"{batch.charge[0]:+.0f}", f"{value:.5f}", largest)
+            evaluated.append(atoms)
+            value, largest = f"{results['energy']:.5f}", f"{np.linalg.norm(results['forces'], axis=1).max():.4f}"
+            charges = f"{batch.charge[0]:+.0f}"
+            table.add_row(str(k), atoms.get_chemical_formula(), charges, value, largest)
         out.print(table)
-        if output is not None:
-            write(output, images, format="extxyz")
-        exit_on(failures, len(images))
+        if output is not None and evaluated:
+            write(output, evaluated, format="extxyz")
+        exit_on(len(structures) - len(evaluated), len(structures))
 
 
 @app.command()
@@ -118,43 +113,50 @@ def relax(
         from ase.calculators.singlepoint import SinglePointCalculator
 
         from consistent_calc.relaxation import relax as relax_batch
+        from consistent_calc.structure_files import Unusable, read_structures, write_images
         from consistent_calc.structures import StructureBatch
 
-        images = _read(file)
-        check_target(output, n_images=len(images))
         model = load(checkpoint, device, dtype)
-        if fixed := [k for k, atoms in enumerate(images) if atoms.constraints]:
-            raise InvalidStructureError(
-                f"Structure {fixed[0]} has constraints, which this command does not know. Remove them, or relax it "
-                "with ASE's optimisers and ConsistentCalculator."
-            )
-        batch = StructureBatch.from_ase(images, charge=charge)
-        for k in range(len(images)):
-            with suppress(InvalidStructureError):  # of which the relaxation tells
-                batch[k].validate()  # which warns of odd numbers of electrons
-        with out.status(f"Relaxing {len(images)} structures"):
-            result = relax_batch(model, batch, level=level, fmax=fmax, max_steps=steps)
-        table = new_table("structure", "formula", "energy (eV)", "change (eV)", "max force (eV/Å)", "steps", "outcome")
+        structures = read_structures(file, model.elements, charge)
+        check_target(output, n_images=len(structures))
+        rows: dict[int, tuple[str, ...]] = {}
+        usable = {}
+        for k, structure in enumerate(structures):
+            if isinstance(structure, Unusable):
+                rows[k] = structure.formula, "", "", "", "", _failure(structure.reason)
+            elif structure.atoms.constraints:
+                message = "this command knows no constraints; relax it with ASE's optimisers and ConsistentCalculator"
+                rows[k] = structure.atoms.get_chemical_formula(), "", "", "", "", f"[red]constrained: {message}[/]"
+            else:
+                usable[k] = structure
         relaxed = []
-        for k, (before, after) in enumerate(zip(images, result.batch.to_ase(), strict=True)):
-            failed = result.failed[k]
-            unfailed = "converged" if result.converged[k] else "[yellow]not converged[/]"
-            outcome = f"[red]{escape(failed)}[/]" if failed else unfailed
-            values = float(result.energy[k]), float(result.energy[k] - result.initial_energy[k])
-            table.add_row(
-                str(k), before.get_chemical_formula(), *(f"{v:.5f}" for v in values), f"{float(result.fmax[k]):.4f}",
-                str(int(result.steps[k])), outcome,
-            )  # fmt: skip
-            if not failed:
-                before.positions = after.positions
-                before.calc = SinglePointCalculator(before, energy=values[0])
-                if charge is not None:
-                    before.info["charge"] = charge
-                relaxed.append(before)
+        if usable:
+            batch = StructureBatch.concatenate([s.batch for s in usable.values()])
+            with out.status(f"Relaxing {len(usable)} structures"):
+                result = relax_batch(model, batch, level=level, fmax=fmax, max_steps=steps)
+            for row, (k, structure) in enumerate(usable.items()):
+                atoms, energy, failed = structure.atoms, float(result.energy[row]), result.failed[row]
+                unfailed = "converged" if result.converged[row] else "[yellow]not converged[/]"
+                change = energy - float(result.initial_energy[row])
+                figures = (
+                    f"{energy:.5f}",
+                    f"{change:.5f}",
+                    f"{float(result.fmax[row]):.4f}",
+                    str(int(result.steps[row])),
+                )
+                outcome = f"[red]{escape(failed)}[/]" if failed else unfailed
+                rows[k] = atoms.get_chemical_formula(), *figures, outcome
+                if not failed:
+                    atoms.positions = result.batch[row].positions.numpy()
+                    atoms.calc = SinglePointCalculator(atoms, energy=energy)
+                    relaxed.append(atoms)
+        table = new_table("structure", "formula", "energy (eV)", "change (eV)", "max force (eV/Å)", "steps", "outcome")
+        for k, cells in sorted(rows.items()):
+            table.add_row(str(k), *cells)
         out.print(table)
         if relaxed:
-            _write(output, relaxed)
-        exit_on(len(images) - len(relaxed), len(images))
+            write_images(output, relaxed)
+        exit_on(len(structures) - len(relaxed), len(structures))
 
 
 # ---------------------------------------------------------------------- checks
@@ -174,16 +176,17 @@ def check(
     with clear_errors():
         from consistent_calc.agreement import check_agreement
         from consistent_calc.checks import run_checks
+        from consistent_calc.structure_files import Unusable, read_structures
 
         model = load(checkpoint, device, Precision.float64)
         if os.path.exists(molecule):  # False, unlike Path.exists, for a SMILES too long for a path
-            source, *others = _read(Path(molecule))
+            first, *others = read_structures(Path(molecule), model.elements, charge)
             if others:
                 out.print(f"{molecule} holds {1 + len(others)} structures; the first one is checked.")
-            if charge is not None:
-                source.info["charge"] = charge
+            if isinstance(first, Unusable):
+                raise first.reason
             with out.status("Checking"):
-                results = run_checks(model, source)
+                results = run_checks(model, first.batch)
         elif charge is not None:
             raise ConfigurationError("The charge of a SMILES is in the SMILES; --charge is for files.")
         else:
@@ -196,6 +199,11 @@ def check(
             table.add_row(r.name, f"{r.value:.2e}", f"{r.threshold:.0e}", r.unit, verdict, r.detail)
         out.print(table)
         exit_on(sum(not r.passed for r in results), len(results))
+
+
+def _failure(error: InvalidStructureError) -> str:
+    """Its reason and message, in red."""
+    return f"[red]{error.reason}: {escape(str(error))}[/]"
 
 
 def _embedded(smiles: str) -> Mol:
@@ -220,54 +228,3 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(label)
 app.command("import")(import_data)
-
-
-# ---------------------------------------------------------------------- files
-
-
-def _read(file: Path) -> list[Atoms]:
-    """All frames of a structure file."""
-    # Of an SDF ASE reads one molecule, and no charges.
-    images = _read_sdf(file) if file.suffix.lower() in (".sdf", ".mol") else _read_frames(file)
-    if not images:
-        raise InvalidStructureError(f"{file} holds no structures.")
-    return images
-
-
-def _read_frames(file: Path) -> list[Atoms]:
-    """All frames of a file in one of ASE's formats."""
-    from ase.io import read
-
-    try:
-        return cast("list[Atoms]", read(file, index=":"))
-    except Exception as error:  # ASE's readers raise anything, down to StopIteration
-        raise InvalidStructureError(f"ASE cannot read {file}: {type(error).__name__}: {error}") from None
-
-
-def _read_sdf(file: Path) -> list[Atoms]:
-    """All molecules of an SDF, with their charges."""
-    from rdkit.Chem import SDMolSupplier
-
-    from consistent_calc.structures import StructureBatch
-
-    images = []
-    for k, mol in enumerate(SDMolSupplier(str(file), removeHs=False)):
-        if mol is None:
-            raise InvalidStructureError(f"RDKit cannot read molecule {k} of {file}.")
-        images += StructureBatch.from_rdkit(mol).to_ase()
-    return images
-
-
-def _write(output: Path, images: list[Atoms]) -> None:
-    """Writes structures; if ASE cannot do so in this format, as extended XYZ beside it, so that they are not lost."""
-    from ase.io import write
-
-    try:
-        write(output, images)
-    except OSError:
-        raise
-    except Exception as error:  # ASE's writers raise anything
-        refuge = output.with_name(output.name + ".xyz")
-        write(refuge, images, format="extxyz")
-        message = f"ASE cannot write this to {output} ({type(error).__name__}: {error}); it is in {refuge}."
-        raise DataError(message) from None

@@ -79,15 +79,18 @@ class StructureBatch:
             dtype: of the floating-point tensors.
 
         Raises:
-            InvalidStructureError: another number of positions than of atomic numbers, or a cell of another shape.
+            InvalidStructureError: positions that are not three numbers for every atomic number, atomic numbers that
+                are no integers, or a cell of another shape.
         """
-        z = torch.as_tensor(numbers, dtype=torch.int64).clone().reshape(-1)
-        r = torch.as_tensor(positions, dtype=dtype).clone().reshape(-1, 3)
+        z = torch.as_tensor(numbers).reshape(-1)
+        if z.is_floating_point() and bool((z != z.round()).any()):
+            raise InvalidStructureError("Atomic numbers are integers.")
+        z, r = z.to(torch.int64, copy=True), torch.as_tensor(positions, dtype=dtype).clone()
         box = torch.zeros(3, 3, dtype=dtype) if cell is None else torch.as_tensor(cell, dtype=dtype).clone()
         if box.shape != (3, 3):
             raise InvalidStructureError(f"A cell is three vectors, [3, 3], and not {list(box.shape)}.")
-        if len(z) != len(r):
-            raise InvalidStructureError(f"There are {len(z)} atomic numbers but {len(r)} positions.")
+        if r.numel() != 3 * len(z) or (len(z) and r.shape[-1] != 3):
+            raise InvalidStructureError(f"There are {len(z)} atomic numbers but positions of shape {list(r.shape)}.")
         pbc_row = torch.as_tensor(pbc, dtype=torch.bool).expand(3).reshape(1, 3)
         if bonds is not None:
             bonds = torch.as_tensor(bonds, dtype=torch.int64).reshape(-1, BOND_COLUMNS)
@@ -95,7 +98,7 @@ class StructureBatch:
             stereo = torch.as_tensor(stereo, dtype=torch.int64).reshape(-1, STEREO_COLUMNS)
         return cls(
             numbers=z,
-            positions=r,
+            positions=r.reshape(-1, 3),
             graph=torch.zeros_like(z),
             cell=box.reshape(1, 3, 3),
             pbc=pbc_row,

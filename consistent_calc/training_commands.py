@@ -185,7 +185,9 @@ def _fine_tune(
 def evaluate(
     store: Annotated[Path, typer.Argument(help="HDF5 store of labelled structures.")],
     test: Annotated[bool, typer.Option("--test", help="The test side instead of the validation side.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Evaluate a fixed sample of about this many structures.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate a fixed sample of about this many structures.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file of all figures.")] = None,
     checkpoint: Checkpoint = None,
     level: Level = None,
@@ -197,6 +199,7 @@ def evaluate(
         from consistent_calc.data.store import Store
         from consistent_calc.train.evaluation import evaluate_energy
 
+        check_target(output)
         data = Store(store).read(Split.TEST if test else Split.VALIDATION)
         model = load(checkpoint, device, Precision.float32)
         with out.status(f"Evaluating {len(data)} structures"):

@@ -57,6 +57,12 @@ def test_all_pass_on_a_crystal(model, crystal):
     assert "denoiser motion" not in names
 
 
+def test_many_heavy_atoms_have_no_other_derivatives(model):
+    pair = Atoms("I2", [[0, 0, 0], [0, 0, 2.7]], cell=[8, 8, 8])
+    many = pair.repeat(5)
+    assert checks.check_forces(model, many).passed  # of 19 million eV no ten digits are left
+
+
 def test_all_pass_on_an_ion(model, water):
     water.info["charge"] = 2
     found = run_checks(model, water, dynamics_steps=5)

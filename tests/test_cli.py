@@ -82,7 +82,27 @@ def test_all_molecules_of_an_sdf_are_read_with_their_charges(checkpoint: str, tm
     assert result.exit_code == 0, result.output
     assert [(str(a.symbols), a.info["charge"]) for a in read(tmp_path / "out.xyz", ":")] == [("OH", -1), ("OH2", 0)]
     (tmp_path / "bad.sdf").write_text("no molecule\n$$$$\n")
-    assert "cannot read molecule 0" in run("energy", tmp_path / "bad.sdf", "--checkpoint", checkpoint).output
+    assert "RDKit cannot read" in run("energy", tmp_path / "bad.sdf", "--checkpoint", checkpoint).output
+
+
+def test_a_structure_that_cannot_be_read_stops_no_other(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    path = tmp_path / "three.sdf"
+    mol = Chem.AddHs(Chem.MolFromSmiles("O"))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=0)
+    bad = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).replace("  1  2  1", "  1 99  1")
+    flat = Chem.MolToMolBlock(Chem.MolFromSmiles("O"))
+    path.write_text("$$$$\n".join(["\n\n\n\n", bad, Chem.MolToMolBlock(mol), flat]) + "$$$$\n")
+    strange = tmp_path / "strange.xyz"
+    write(strange, [Atoms("H2", [[0, 0, 0], [0, 0, 0.74]], info={"charge": "unknown"}), water])
+    for command in (("energy",), ("relax", "--steps", 1)):
+        for source, reason, n in ((path, "RDKit cannot read", 3), (strange, "must be a number", 1)):
+            result = run(*command, source, "-o", tmp_path / "out.xyz", "--checkpoint", checkpoint)
+            assert reason in result.output
+            assert f"{n} of {n + 1} failed" in result.output
+            (only,) = read(tmp_path / "out.xyz", ":")
+            assert str(only.symbols) == "OH2"
+            assert np.isfinite(only.get_potential_energy())
+            (tmp_path / "out.xyz").unlink()
 
 
 def test_relaxed_structures_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
@@ -166,7 +186,7 @@ def test_relax_refuses_what_it_cannot_honour(checkpoint: str, water: Atoms, tmp_
     write(tmp_path / "fixed.traj", water)
     result = run("relax", tmp_path / "fixed.traj", "-o", tmp_path / "out.xyz", "--checkpoint", checkpoint)
     assert result.exit_code == 1
-    assert "constraints" in result.stderr
+    assert "constraints" in result.output
     result = run("relax", tmp_path / "fixed.traj", "-o", tmp_path / "out.unknown", "--checkpoint", checkpoint)
     assert "ASE writes no format" in " ".join(result.stderr.split())
 

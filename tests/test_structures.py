@@ -114,6 +114,10 @@ class TestConversions:
         assert float(batch.positions.abs().max()) == 0
         with pytest.raises(InvalidStructureError, match="three vectors"):
             StructureBatch.from_arrays([6], positions, cell=[1.0, 2.0, 3.0])
+        with pytest.raises(InvalidStructureError, match="positions of shape"):
+            StructureBatch.from_arrays([6, 1], np.zeros((3, 2)))
+        with pytest.raises(InvalidStructureError, match="integers"):
+            StructureBatch.from_arrays([6.5], positions)
 
     def test_pymatgen(self, water, crystal):
         pytest.importorskip("pymatgen.core")

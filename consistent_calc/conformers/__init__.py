@@ -76,8 +76,9 @@ def generate_conformers(
             are any, more seeds are refined than relaxed; those that seem to lead to the same minimum are refined once,
             and those lowest in energy go on.
         embed_timeout: seconds ETKDG may take for each sample.
-        max_time: seconds that the seeds of a molecule may take and, again, its relaxation; molecules that share a batch
-            share their time. What there is by then is the result; conformers that are not relaxed to ``fmax`` say so.
+        max_time: seconds that the seeds of a molecule, or its samples from noise, may take and, again, its relaxation;
+            molecules that share a batch share their time. What there is by then is the result; conformers that are not
+            relaxed to ``fmax`` say so.
         max_atoms_per_batch: bound on the memory of the relaxation.
         method: ``"seeds"``: ETKDG geometries, brought to minima of MMFF94s where it has parameters, and refined (from
             noise, where ETKDG finds none); ``"noise"``: pure noise, in many steps; ``"denoising"``: pure noise, in a

@@ -7,6 +7,7 @@ hydroxyl, amine and thiol groups tell rotamers apart, such as the three of ethan
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,22 +88,27 @@ def unique_conformers(
     return _unique(comparable(mol), energies, rmsd, energy_window * KCAL_PER_MOL, MAX_MATCHES_OF_MINIMA)
 
 
-def different_basins(mol: Mol, energies: Sequence[float], *, energy_window: float = math.inf) -> list[int]:
+def different_basins(
+    mol: Mol, energies: Sequence[float], *, energy_window: float = math.inf, deadline: float = math.inf
+) -> list[int]:
     """Chooses among conformers that are not yet relaxed one for each minimum that they seem to lead to.
 
-    Args and result as in :func:`unique_conformers`. Two conformers seem to lead to the same minimum if the square root
+    Args and result as in :func:`unique_conformers`; what has not been compared when ``time.monotonic()`` reaches the
+    deadline is taken to be different. Two conformers seem to lead to the same minimum if the square root
     of the summed squared displacements of their atoms is below :data:`SAME_BASIN`. Unlike the mean, the sum shows a
     turned hydroxyl group in a large molecule as well as in a small one.
     """
     copy = comparable(mol)
     rmsd = SAME_BASIN / math.sqrt(max(copy.GetNumAtoms(), 1))
-    return _unique(copy, energies, rmsd, energy_window * KCAL_PER_MOL, MAX_MATCHES)
+    return _unique(copy, energies, rmsd, energy_window * KCAL_PER_MOL, MAX_MATCHES, deadline)
 
 
-def _unique(copy: Mol, energies: Sequence[float], rmsd: float, window: float, max_matches: int) -> list[int]:
+def _unique(
+    copy: Mol, energies: Sequence[float], rmsd: float, window: float, max_matches: int, deadline: float = math.inf
+) -> list[int]:
     kept: list[int] = []
     for i in sorted(range(len(energies)), key=lambda i: energies[i]):
         near = (j for j in reversed(kept) if energies[i] - energies[j] < window)
-        if not any(best_rmsd(copy, i, j, max_matches) < rmsd for j in near):
+        if time.monotonic() >= deadline or not any(best_rmsd(copy, i, j, max_matches) < rmsd for j in near):
             kept.append(i)
     return kept

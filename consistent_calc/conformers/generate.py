@@ -29,6 +29,7 @@ from consistent_calc.conformers.result import ConformerEnsemble, conformer_posit
 from consistent_calc.conformers.stereo import GeometryCheck, perceived_smiles
 from consistent_calc.errors import ConfigurationError, ConformerError
 from consistent_calc.relaxation import Relaxation, relax
+from consistent_calc.settings import not_negative, positive
 from consistent_calc.structures import StructureBatch
 from consistent_calc.units import KCAL_PER_MOL
 
@@ -84,16 +85,9 @@ class ConformerOptions:
             object.__setattr__(self, name, operator.index(value))  # RDKit takes no integers of NumPy
         if self.method not in METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
-        positive = ("n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout")
-        for name in (*positive, "max_atoms_per_batch"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name} must be positive, got {getattr(self, name)!r}.")
-        if self.guidance < 0:
-            raise ConfigurationError(f"guidance must be at least 0, got {self.guidance!r}.")
-        if self.max_time is not None and not self.max_time > 0:
-            raise ConfigurationError(f"max_time must be None or positive, got {self.max_time!r}.")
-        if self.window is not None and not self.window >= 0:
-            raise ConfigurationError(f"window must be None or at least 0 kcal/mol, got {self.window!r}.")
+        positive(self, "n", "temperature", "fmax", "max_steps", "sigma_start", "n_steps", "embed_timeout", "max_time")
+        positive(self, "max_atoms_per_batch")
+        not_negative(self, "guidance", "rmsd_threshold", "window")
 
 
 @dataclass(eq=False)
@@ -179,7 +173,7 @@ def embed(entry: MoleculeInput, options: ConformerOptions) -> Samples:
     renumber(mol)
     if n_seeds(options) > n_samples(options):
         _settle(mol, check, deadline)
-        mol = _without_alike(mol, counts)
+        mol = _without_alike(mol, counts, deadline)
     return Samples(entry, mol, counts, notes)
 
 
@@ -206,9 +200,12 @@ def _settle(mol: Mol, check: GeometryCheck, deadline: float) -> None:
                 conformer.SetPositions(before)
 
 
-def _without_alike(mol: Mol, counts: Counter[str]) -> Mol:
-    """Leaves one of the seeds that seem to lead to the same minimum; those of rigid molecules are all alike."""
-    different = different_basins(mol, [0.0] * mol.GetNumConformers())
+def _without_alike(mol: Mol, counts: Counter[str], deadline: float) -> Mol:
+    """Leaves one of the seeds that seem to lead to the same minimum; those of rigid molecules are all alike.
+
+    Pairs grow with the square of the number of seeds: what has not been compared by the deadline is kept.
+    """
+    different = different_basins(mol, [0.0] * mol.GetNumConformers(), deadline=deadline)
     counts["alike"] = mol.GetNumConformers() - len(different)
     return with_conformers(mol, [conformer_positions(mol)[k] for k in different])
 

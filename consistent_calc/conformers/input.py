@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rdkit import Chem, rdBase
 
 from consistent_calc.elements import symbol
+from consistent_calc.rdkit_readers import quietly, sdf_records
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -89,8 +90,9 @@ def read_molecules(
     """
     used: set[str] = set()
     for number, raw in enumerate(_entries(source), start=1):
-        # A line break would cut the record or the row that the text is written to.
-        entry = raw._replace(name=" ".join(raw.name.split()), text=" ".join(raw.text.split()))
+        # A line break, or the mark of its end, would cut the record or the row that the text is written to.
+        name = " ".join(raw.name.replace("$$$$", "$").split())
+        entry = raw._replace(name=name, text=" ".join(raw.text.split()))
         unique = _unique(entry.name or f"molecule_{number}", used)
         if entry.mol is None or entry.failure is not None:
             yield MoleculeInput(unique, entry.name, entry.text, None, entry.failure)
@@ -172,8 +174,13 @@ def _file_entries(path: Path) -> Iterator[_Entry]:
     elif not path.is_file():
         yield _Entry("", str(path), None, Failure("file_not_found", f"There is no file {str(path)!r}."))
     else:
+        empty = True
         try:
-            yield from readers.get(path.suffix.lower(), _line_entries)(path)
+            for entry in readers.get(path.suffix.lower(), _line_entries)(path):
+                empty = False
+                yield entry
+            if empty:
+                raise OSError("it holds no molecules")
         except (OSError, csv.Error) as error:
             message = f"The file {str(path)!r} cannot be read (any further): {error}"
             yield _Entry("", str(path), None, Failure("unreadable_file", message))
@@ -207,32 +214,20 @@ def _csv_entries(path: Path) -> Iterator[_Entry]:
 
 def _sdf_entries(path: Path) -> Iterator[_Entry]:
     """Records of an SDF; stereo comes from the coordinates (3D) or from wedges and double bonds (2D)."""
-    # A byte that is no UTF-8 spoils its own text, not the file.
-    records = path.read_bytes().decode("utf-8-sig", errors="replace")
-    if not records:
-        raise OSError("it is empty")
-    with rdBase.BlockLogs():
-        supplier = Chem.SDMolSupplier()
-        supplier.SetData(records, removeHs=False)
-        n_records = len(supplier)
-    for i in range(n_records):
-        messages: list[str] = []
-        mol = _captured(lambda i=i: supplier[i], messages)  # type: ignore[misc]
-        text = supplier.GetItemText(i).strip()
-        name = text.splitlines()[0].strip() if text else ""
+    for i, (name, mol, reason) in enumerate(sdf_records(path), start=1):
+        text = f"record {i} of {path.name}"
         if mol is None:
-            message = f"Record {i + 1} of {path.name!r} cannot be read: {_first(messages)}"
-            yield _Entry(name, f"record {i + 1} of {path.name}", None, Failure("invalid_record", message))
+            message = f"Record {i} of {path.name!r} cannot be read: {reason}"
+            yield _Entry(name, text, None, Failure("invalid_record", message))
         else:
-            yield _Entry(mol.GetProp("_Name").strip(), f"record {i + 1} of {path.name}", mol, None)
+            yield _Entry(name, text, mol, None)
 
 
 def _smiles_entry(text: str) -> _Entry:
     text = text.encode("utf-8", "replace").decode()  # a command line may hold bytes that are no UTF-8
-    messages: list[str] = []
-    mol = _captured(lambda: Chem.MolFromSmiles(text), messages)
+    mol, reason = quietly(lambda: Chem.MolFromSmiles(text))
     if mol is None:
-        message = f"RDKit cannot read the SMILES {text!r}: {_first(messages)}"
+        message = f"RDKit cannot read the SMILES {text!r}: {reason}"
         return _Entry("", text, None, Failure("invalid_smiles", message))
     return _Entry(_name(mol), text, mol, None)
 
@@ -252,21 +247,6 @@ def _sanitized(name: str, mol: Mol, reason: str) -> _Entry:
     except ValueError as error:
         return _Entry(name, name, None, Failure(reason, f"RDKit rejects the molecule: {error}"))
     return _Entry(name, Chem.MolToSmiles(mol), mol, None)
-
-
-def _captured(read: Callable[[], Mol | None], messages: list[str]) -> Mol | None:
-    """Runs an RDKit reader with its log kept off stderr; error lines are appended to ``messages``."""
-    with rdBase.BlockLogs():
-        if not hasattr(rdBase, "CaptureErrorLog"):  # RDKit before 2025.09
-            return read()
-        with rdBase.CaptureErrorLog() as log:
-            mol = read()
-        messages.extend(line.partition("] ")[2] or line for line in log.messages.splitlines())
-        return mol
-
-
-def _first(messages: list[str]) -> str:
-    return next((line.strip() for line in messages if line.strip()), "syntax error or impossible valence.")
 
 
 # ---------------------------------------------------------------------- rules

@@ -6,6 +6,7 @@ Sample k of a molecule draws its own random numbers, whatever else is in the bat
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,13 @@ def refine_samples(model: ConsistentModel, batch: Sequence[Samples], options: Co
 
 
 def sample_from_noise(model: ConsistentModel, batch: Sequence[Samples], options: ConformerOptions) -> None:
-    """Makes the samples of molecules that have no seeds; those that never become the molecule are removed."""
+    """Makes the samples of molecules that have no seeds; those that never become the molecule are removed.
+
+    So are those that ``max_time``, taken for every molecule, does not suffice for.
+    """
     from consistent_calc.diffusion.samplers import from_noise
 
+    deadline = math.inf if options.max_time is None else time.monotonic() + options.max_time * len(batch)
     missing = [(samples, c) for samples in batch for c in samples.mol.GetConformers()]
     n_steps = 1 if options.method == "denoising" else NOISE_STEPS
     for attempt in range(ROUNDS):
@@ -98,6 +103,9 @@ def sample_from_noise(model: ConsistentModel, batch: Sequence[Samples], options:
         sizes = [samples.mol.GetNumAtoms() for samples, _ in missing]
         for part in _parts(sizes, options.max_atoms_per_batch):
             chosen = [missing[i] for i in part]
+            if time.monotonic() >= deadline:
+                left.extend(chosen)
+                continue
             graphs = {id(s): StructureBatch.from_rdkit(s.mol)[0] for s, _ in chosen}
             structures = StructureBatch.concatenate([graphs[id(s)] for s, _ in chosen]).to(model.device, model.dtype)
             seeds = [derived_seed(options.seed, s.input.smiles, f"from noise {c.GetId()} {attempt}") for s, c in chosen]
@@ -112,6 +120,10 @@ def sample_from_noise(model: ConsistentModel, batch: Sequence[Samples], options:
         missing = left
     for samples, conformer in missing:
         samples.mol.RemoveConformer(conformer.GetId())
+    if missing and time.monotonic() >= deadline:
+        for samples in {id(samples): samples for samples, _ in missing}.values():
+            made, wanted = samples.mol.GetNumConformers(), samples.counts["requested"]
+            samples.notes.append(f"only {made} of {wanted} samples from noise within max_time")
     for samples in batch:
         renumber(samples.mol)
 

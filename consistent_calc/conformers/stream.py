@@ -133,6 +133,8 @@ def start(entry: MoleculeInput, options: ConformerOptions) -> Samples:
 def sampling_error(samples: Samples) -> ConformerError:
     """Why a molecule has no samples at all."""
     tally = ", ".join(f"{name} {n}" for name, n in samples.counts.items() if name.startswith("sampling_"))
+    if not tally:
+        return ConformerError("There was no time for any sample from noise; raise max_time.", "sampling_timeout")
     message = f"No sample from noise became the molecule ({tally})."
     if samples.no_seeds is not None:
         return ConformerError(f"{samples.no_seeds} {message}", samples.no_seeds.reason)

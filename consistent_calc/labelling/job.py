@@ -31,6 +31,7 @@ from consistent_calc.files import replacing
 from consistent_calc.labelling.engine import Engine, new_engine
 from consistent_calc.labelling.molecule import label_molecule
 from consistent_calc.labelling.names import EngineName
+from consistent_calc.settings import positive
 
 Failure = tuple[str, str, str, str]
 
@@ -66,10 +67,7 @@ class LabellingJob:
     chunk: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("molecules", "max_atoms", "fmax", "timeout", "chunk"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} must be positive, got {value!r}.")
+        positive(self, "molecules", "max_atoms", "fmax", "timeout", "chunk")
         if not self.splits:
             raise ConfigurationError("Name at least one side of the split.")
         if Path(self.source).resolve() == Path(self.output).resolve():
@@ -118,14 +116,15 @@ def run_job(
     Raises:
         ConfigurationError: the folder of chunks belongs to another job, or the output exists already.
         MissingDependencyError: the engine is not installed.
-        DataError: the source cannot be read, or is periodic.
+        DataError: the source cannot be read, is periodic, or holds no molecule that is to be labelled.
         LabellingError: the worker processes die at their start.
     """
     new_engine(job.engine, job.method, job.model_file)  # fails here rather than in every worker
     data = Store(job.source).read(*job.splits)
     if data.pbc is not None and data.pbc.any():
         raise DataError(f"{job.source} holds periodic structures; the engines label molecules only.")
-    chosen = select(data, job)
+    if not (chosen := select(data, job)):
+        raise DataError(f"{job.source} holds no molecules on these sides of the split, or none small enough.")
     chunks = [chosen[i : i + job.chunk] for i in range(0, len(chosen), job.chunk)]
     _claim_parts(job)
     done = {i for i in range(len(chunks)) if _failures_path(job, i).exists()}

@@ -23,7 +23,9 @@ def frozen(model: ConsistentModel) -> ConsistentModel:
 
 
 class FrozenEnergy:
-    """Energy of given molecules as a function of their positions, by a model whose weights are fixed.
+    """Energy of given molecules as a function of their positions, by a network whose weights are fixed.
+
+    Without the repulsion at short range, which no structure near equilibrium feels.
 
     The consistency losses must move the structures, not the surface: with a gradient into the energy head the losses
     would be lowered by flattening the surface, and nothing would be learned about structures. This is the one place

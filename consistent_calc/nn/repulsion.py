@@ -4,7 +4,7 @@ Closer than any bond the network has learned nothing and may say anything: of al
 energy falls again when they are compressed enough (``benchmarks/accuracy/compressed_bonds.py``). From :data:`REACH`
 times the sum of the covalent radii inward the screened repulsion of the nuclei is added, the universal potential of
 Ziegler, Biersack & Littmark ("The Stopping and Range of Ions in Solids", 1985), switched on smoothly. All but a handful
-of the bonds of the training data are longer, so it is no part of the training.
+of the bonds of the training data are longer. Networks are trained to the rest that it leaves of the labels.
 """
 
 from __future__ import annotations

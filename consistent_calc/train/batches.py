@@ -10,10 +10,12 @@ from torch import Tensor
 from consistent_calc.data.dataset import Labels
 from consistent_calc.diffusion.noise import training_levels
 from consistent_calc.diffusion.prior import harmonic_positions
+from consistent_calc.forces import forces_from_edges
 from consistent_calc.losses.structure import align
 from consistent_calc.losses.symmetry import equivalent_sets, match_equivalent
 from consistent_calc.model import ConsistentModel
 from consistent_calc.neighbors import neighbor_list
+from consistent_calc.nn.repulsion import short_range_repulsion
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.configuration import Noise
 
@@ -35,6 +37,9 @@ class EnergyBatch:
         forces: ``[n_atoms, 3]``, eV/Angstrom.
         charges: ``[n_atoms]``, e.
         dipole: ``[n_graphs, 3]``, e Angstrom.
+        repulsion: ``[n_graphs]``, eV, the part of the model's energy that is not learned
+            (:mod:`consistent_calc.nn.repulsion`).
+        repulsive_forces: ``[n_atoms, 3]``, the same of the forces, eV/Angstrom.
         has_forces: whether any force is known (asking the tensor would wait for the device).
     """
 
@@ -50,6 +55,8 @@ class EnergyBatch:
     forces: Tensor
     charges: Tensor
     dipole: Tensor
+    repulsion: Tensor
+    repulsive_forces: Tensor
     has_forces: bool
 
 
@@ -76,15 +83,19 @@ def energy_batch(parts: list[tuple[StructureBatch, Labels]], model: ConsistentMo
         joined = torch.cat(values)
         tensors[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else None)
     structures = structures.to(model.device, model.dtype)
-    neighbors = neighbor_list(structures, model.cutoff)
+    edges = (neighbors := neighbor_list(structures, model.cutoff)).edges
+    vectors = neighbors.vectors(structures)
+    repulsion, gradients = short_range_repulsion(vectors, structures.numbers, edges)
     return EnergyBatch(
         positions=structures.positions,
         elements=model.element_indices(structures),
         graph=structures.graph,
-        vectors=neighbors.vectors(structures),
-        edges=neighbors.edges,
+        vectors=vectors,
+        edges=edges,
         counts=structures.counts,
         charge=structures.charge,
+        repulsion=torch.zeros_like(structures.charge).index_add(0, structures.graph, repulsion.to(model.dtype)),
+        repulsive_forces=forces_from_edges(gradients, edges, structures.n_atoms),
         has_forces=not all(bool(f.isnan().all()) for f in columns["forces"]),
         **tensors,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from consistent_calc.errors import ConfigurationError
+from consistent_calc.settings import not_negative, positive
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class DataSource:
     atoms: int
     forces: bool = True
 
+    def __post_init__(self) -> None:
+        positive(self, "atoms", where=self.store)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -35,6 +39,11 @@ class Architecture:
     n_layers: int = 3
     radial_size: int = 16
     mean_neighbors: float = 20.0
+
+    def __post_init__(self) -> None:
+        positive(self, "cutoff", "n_layers", "radial_size", "mean_neighbors", where="model")
+        if not self.channels or min(self.channels) < 1:
+            raise ConfigurationError(f"model: channels must be positive numbers, one a degree, got {self.channels!r}.")
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,9 @@ class Weights:
     structure: float = 0.1
     optimality: float = 0.0
     score: float = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative(self, *(f.name for f in dataclasses.fields(self)), where="weights")
 
 
 @dataclass(frozen=True)
@@ -83,9 +95,7 @@ class Consistency:
         for name in ("optimality_noise", "score_noise"):
             if len(getattr(self, name)) != 2:
                 raise ConfigurationError(f"consistency: {name} must be [lowest, highest].")
-        for name in ("displacement", "max_step", "temperature_energy"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"consistency: {name} must be positive, got {getattr(self, name)!r}.")
+        positive(self, "displacement", "max_step", "temperature_energy", where="consistency")
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class Noise:
     prior_level: float = 3.0
 
     def __post_init__(self) -> None:
+        positive(self, "median", "low", "high", "prior_level", where="noise")
+        not_negative(self, "spread", where="noise")
         if not 0 <= self.prior_share <= 1:
             raise ConfigurationError(f"noise: prior_share must be between 0 and 1, got {self.prior_share!r}.")
         if self.prior_share > 0 and not self.prior_level > self.high:
@@ -141,9 +153,11 @@ class Schedule:
     structure_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "hours", "learning_rate", "structure_every"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"schedule: {name} must be positive, got {getattr(self, name)!r}.")
+        positive(self, "steps", "hours", "learning_rate", "clip_norm", "structure_every", where="schedule")
+        positive(self, "checkpoint_minutes", "validation_minutes", "validation_structures", where="schedule")
+        not_negative(self, "warmup_steps", "weight_decay", where="schedule")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigurationError(f"schedule: ema_decay must be at least 0 and below 1, got {self.ema_decay!r}.")
 
 
 @dataclass(frozen=True)
@@ -153,8 +167,8 @@ class TrainingConfig:
     Attributes:
         output: folder of the run, relative to the configuration file.
         energy, structure: data of the two tasks; the level of the first energy store is the default of a new model.
-        start: checkpoint whose weights the run starts from (a second stage), relative to the configuration file; its
-            architecture is taken, and elements and levels that only the data know are added.
+        start: checkpoint whose weights the run starts from (a second stage), relative to the configuration file, or the
+            name of a shipped one; its architecture is taken, and elements and levels that only the data know are added.
         seed: of weights, order of the data and noise.
         device: "cpu" or "cuda".
         compile: whether to compile the two network functions.

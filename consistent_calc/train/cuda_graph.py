@@ -65,7 +65,8 @@ def pad(batch: EnergyBatch, size: Size, cutoff: float) -> EnergyBatch:
         "counts": torch.ones_like(batch.counts[:1]).expand(extra.graphs),
     }
     missing = {"energy": extra.graphs, "dipole": extra.graphs, "forces": extra.atoms, "charges": extra.atoms}
-    zero = {"positions": extra.atoms, "elements": extra.atoms, "charge": extra.graphs, "level": extra.graphs}
+    of_atoms, of_graphs = ("positions", "elements", "repulsive_forces"), ("charge", "level", "repulsion")
+    zero = dict.fromkeys(of_atoms, extra.atoms) | dict.fromkeys(of_graphs, extra.graphs)
     for names, value in ((missing, torch.nan), (zero, 0)):
         for name, n in names.items():
             tensor = getattr(batch, name)

@@ -16,6 +16,7 @@ from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.errors import ConfigurationError, DataError, DivergedError
 from consistent_calc.model import ConsistentModel
+from consistent_calc.settings import positive
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
 from consistent_calc.train.configuration import Weights
@@ -53,9 +54,7 @@ class FineTuning:
     weights: Weights = field(default_factory=Weights)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "atoms", "learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name} must be positive, got {getattr(self, name)!r}.")
+        positive(self, "steps", "atoms", "learning_rate", "clip_norm")
 
 
 def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int = 0) -> ConsistentModel:

@@ -69,16 +69,19 @@ class Objective:
                 self._frozen_gradients = partial(_edge_gradients, frozen, kernels)
 
     def predict(self, batch: EnergyBatch, *, forces: bool = True) -> dict[str, Tensor]:
-        """Differentiable predictions: energy (without references), charges, dipole, and forces if asked for."""
+        """Differentiable predictions as those of the model in use, but energies without atomic references.
+
+        Energy, charges, dipole, and forces if asked for.
+        """
         arguments = (batch.vectors, batch.elements, batch.edges, batch.graph, batch.charge, batch.level)
         out = {}
         if forces:
             gradients, energies, charges = self._edge_gradients(*arguments)
-            out["forces"] = forces_from_edges(gradients, batch.edges, len(batch.positions))
+            out["forces"] = batch.repulsive_forces + forces_from_edges(gradients, batch.edges, len(batch.positions))
         else:
             energies, charges = self._atomic(*arguments)
         return out | {
-            "energy": torch.zeros_like(batch.charge).index_add(0, batch.graph, energies),
+            "energy": batch.repulsion.index_add(0, batch.graph, energies),
             "charges": charges,
             "dipole": torch.zeros_like(batch.dipole).index_add(0, batch.graph, charges[:, None] * batch.positions),
         }

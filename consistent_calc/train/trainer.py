@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from consistent_calc.checkpoint import load_model, save_model, to_device
+from consistent_calc.checkpoint import find_card, load_model, save_model, to_device
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.elements import symbol
 from consistent_calc.errors import ConfigurationError, DivergedError
@@ -324,7 +324,7 @@ def _new_model(config: TrainingConfig, base: Path, datasets: list[Dataset]) -> C
     """The model to train: that of an earlier stage, or an untrained one with fitted atomic references."""
     prior_level = config.noise.learned_prior_level
     if config.start is not None:
-        model = extend_model(load_model(base / config.start), datasets, config.seed, prior_level)
+        model = extend_model(load_model(find_card(config.start, base)), datasets, config.seed, prior_level)
         return model.train().requires_grad_(True)
     elements = tuple(sorted(set[int]().union(*(d.elements for d in datasets))))
     levels = tuple(dict.fromkeys(d.level for d in datasets))

@@ -95,6 +95,15 @@ def test_the_lowest_of_a_chain_of_duplicates_stays():
     assert unique_conformers(mol, [2e-3, 0.0, 1e-3]) == [1]
 
 
+def test_what_was_not_compared_in_time_is_kept():
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMultipleConfs(mol, 3, randomSeed=1)
+    for conformer in list(mol.GetConformers())[1:]:
+        conformer.SetPositions(mol.GetConformer(0).GetPositions())
+    assert different_basins(mol, [0.0] * 3) == [0]
+    assert different_basins(mol, [0.0] * 3, deadline=0.0) == [0, 1, 2]
+
+
 def test_molecules_without_heavy_bonds():
     for smiles in ("O", "[H][H]", "[NH4+]", "[H-]", "[H+]"):
         mol = Chem.AddHs(Chem.MolFromSmiles(smiles))

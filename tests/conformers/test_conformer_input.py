@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -132,6 +134,7 @@ def test_a_broken_sdf_record_does_not_stop_the_file(tmp_path, capfd):
     path.write_text("$$$$\n".join([good, bad, good]) + "$$$$\n")
     entries = list(read_molecules(path))
     assert [e.failure.reason if e.failure else None for e in entries] == [None, "invalid_record", None]
+    assert not re.search(r"\d\d:\d\d", entries[1].failure.message)  # RDKit's first line is the time
     assert capfd.readouterr().err == ""
 
 
@@ -148,6 +151,19 @@ def test_text_that_is_no_utf8_spoils_its_own_record_only(tmp_path):
     assert one(Chem.MolFromMolFile(str(path))).name == "m5\ufffd"
     path.write_bytes(b"")
     assert one(path).failure.reason == "unreadable_file"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n\n", "SMILES\n"])
+def test_files_without_molecules_fail(tmp_path, text):
+    for suffix in ("smi", "csv", "sdf"):
+        path = tmp_path / f"empty.{suffix}"
+        path.write_text(text if suffix == "smi" else "" if suffix == "sdf" else "SMILES,name\n")
+        assert one(path).failure.reason == "unreadable_file"
+        assert "holds no molecules" in one(path).failure.message
+
+
+def test_names_do_not_end_records():
+    assert one("CCO $$$$").name == "$"
 
 
 def test_names_are_single_lines(tmp_path):

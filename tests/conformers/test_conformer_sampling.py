@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -70,6 +71,18 @@ def test_what_never_becomes_the_molecule_fails_alone(force_field, sampler):
     sampler.broken = lambda call, k: True
     with pytest.raises(ConformerError, match="No sample from noise"):
         generate_conformers(ALANINE, n=2, method="noise", model=force_field(ALANINE))
+
+
+def test_a_molecule_gets_no_more_than_its_time(force_field, sampler, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("consistent_calc.conformers.sample.time.monotonic", lambda: next(clock))
+    common = {"method": "noise", "model": force_field(ALANINE), "max_atoms_per_batch": 13}
+    ensemble = generate_conformers(ALANINE, n=2, max_time=4, **common)
+    assert ensemble.counts["sampled"] == 3
+    assert "only 3 of 6 samples from noise within max_time" in ensemble.notes
+    with pytest.raises(ConformerError, match="no time") as caught:
+        generate_conformers(ALANINE, n=2, max_time=1e-9, **common)
+    assert caught.value.reason == "sampling_timeout"
 
 
 def test_noise_takes_over_where_etkdg_finds_nothing(force_field, sampler, monkeypatch):

@@ -116,6 +116,13 @@ def test_select_is_fixed_and_limited(tmp_path: Path, records: list[MoleculeRecor
     assert select(data, replace(job, molecules=2)) == select(data, job)[:2]
 
 
+def test_nothing_to_label(tmp_path: Path, records: list[MoleculeRecord], harmonic: Harmonic) -> None:
+    job = write_job(tmp_path, records, max_atoms=1)
+    with pytest.raises(DataError, match="holds no molecules"):
+        run_job(job)
+    assert not job.parts.exists()
+
+
 def test_periodic_sources_are_refused(tmp_path: Path, harmonic: Harmonic) -> None:
     crystal = dihydrogen("crystal", 0, cell=[np.eye(3)] * 2, pbc=[[True] * 3] * 2)
     with pytest.raises(DataError, match="periodic"):

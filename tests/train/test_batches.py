@@ -1,4 +1,4 @@
-"""Gaussian noise and samples of the harmonic prior in the batches of the structure task."""
+"""Batches of the energy task, and Gaussian noise and samples of the harmonic prior in those of the structure task."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from consistent_calc.data.dataset import Labels
 from consistent_calc.diffusion.prior import harmonic_positions
 from consistent_calc.losses.structure import align
 from consistent_calc.structures import StructureBatch
-from consistent_calc.train.batches import draw_noise, noisy_batch
+from consistent_calc.train.batches import composition_energy, draw_noise, energy_batch, noisy_batch
 from consistent_calc.train.configuration import Consistency, Noise, Weights
 from consistent_calc.train.objective import Objective
 
@@ -78,3 +79,24 @@ def test_every_loss_takes_them(clean, model):
     assert losses["score"] == 0
     (losses["structure"] + losses["optimality"]).backward()
     assert trained.structure_head.displacement.weight.grad.abs().max() > 0
+
+
+def test_compressed_structures_are_predicted_as_they_are_in_use(batch, model):
+    crushed = batch.with_positions(batch.positions * 0.6)
+    said = model.predict(crushed)
+    labels = Labels(
+        level=model.levels[0],
+        molecule=torch.arange(crushed.n_graphs),
+        energy=said.energy,
+        forces=said.forces,
+        partial_charges=said.charges,
+    )
+    data = energy_batch([(crushed, labels)], model)
+    assert float(data.repulsion.min()) > 1
+    found = Objective(model, Weights()).predict(data)
+    references = composition_energy(model, crushed, 0)
+    torch.testing.assert_close(found["energy"] + references, said.energy, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found["forces"], said.forces, rtol=0, atol=1e-8)
+    losses = Objective(model, Weights()).energy_losses(data)
+    assert float(losses["energy"].detach()) < 1e-8
+    assert float(losses["forces"].detach()) < 2e-6  # lengths are rounded off at zero

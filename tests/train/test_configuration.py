@@ -62,6 +62,12 @@ def test_the_prior_is_off_unless_asked_for(tmp_path: Path) -> None:
         (SOURCE + '[consistency]\nscore = "dirty"', "score must be one of noisy, clean"),
         (SOURCE + "[consistency]\nscore_noise = [0.1]", r"score_noise must be \[lowest, highest\]"),
         (SOURCE + "[consistency]\ntemperature_energy = 0", "must be positive"),
+        (SOURCE + "[noise]\nlow = 0", "noise: low must be positive"),
+        (SOURCE + "[schedule]\nclip_norm = -1", "schedule: clip_norm must be positive"),
+        (SOURCE + "[schedule]\nema_decay = 2", "ema_decay must be at least 0 and below 1"),
+        (SOURCE + "[weights]\nforces = -1", "weights: forces must be at least 0"),
+        (SOURCE + "[model]\nchannels = []", "channels must be positive numbers"),
+        (SOURCE.replace("atoms = ", "atoms = -"), "atoms must be positive"),
         (SOURCE + "[noise]\nprior_share = 1.5", "prior_share must be between 0 and 1"),
         (SOURCE + "[noise]\nprior_share = 0.5", r"prior_level = 3 must be above high = 5"),
         (

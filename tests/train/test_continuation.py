@@ -159,6 +159,13 @@ class TestStages:
         for name, value in again.model.state_dict().items():
             assert torch.equal(value, trainer.model.state_dict()[name]), name
 
+    def test_the_start_may_be_a_shipped_checkpoint(self, run_folder):
+        path = self.second(run_folder)
+        text = path.read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith("start")]
+        path.write_text(text.replace(line, 'start = "base"'))
+        assert Trainer(*read_config(path)).model.config.channels == load_model().config.channels
+
     def test_the_architecture_is_that_of_the_start(self, run_folder):
         Trainer(*read_config(run_folder / "config.toml")).export()
         path = self.second(run_folder)
