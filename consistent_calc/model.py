@@ -20,7 +20,8 @@ from consistent_calc.nn.kernels import PLAIN, Kernels
 from consistent_calc.nn.pairs import graph_pairs
 from consistent_calc.nn.repulsion import short_range_repulsion
 from consistent_calc.nn.structure_head import StructureHead
-from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
+from consistent_calc.structures import StructureBatch
+from consistent_calc.validity import check_distances
 
 
 @dataclass(frozen=True)
@@ -372,16 +373,3 @@ class ConsistentModel(nn.Module):
         noise = self.preconditioning.c_noise(sigma)[graph]
         condition = self.structure_head.condition(positions, edges, distances, kinds, stereo, noise)
         return self.structure_head(self.encoder(elements, vectors, edges, graph, charge, condition, kernels))
-
-
-def check_distances(vectors: Tensor, edges: Tensor) -> None:
-    """Raises InvalidStructureError where two atoms (nearly) coincide."""
-    if len(vectors) == 0:
-        return
-    squared = (vectors * vectors).sum(1)
-    closest = int(squared.argmin())
-    if float(squared[closest]) < MINIMAL_DISTANCE**2:
-        i, j = edges[:, closest].tolist()
-        raise InvalidStructureError(
-            f"Atoms {i} and {j} are {float(squared[closest]) ** 0.5:.3f} Angstrom apart: two atoms at one place."
-        )

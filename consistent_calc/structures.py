@@ -5,8 +5,6 @@ A single structure is a batch of one. This module is the only door from ASE, RDK
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,18 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from consistent_calc.elements import chemical_formula, symbol
-from consistent_calc.errors import ChargeError, InvalidStructureError, OddElectronWarning, UnsupportedElementError
-from consistent_calc.lattice import check_cells
+from consistent_calc.errors import ChargeError, InvalidStructureError
 from consistent_calc.molgraph import BOND_COLUMNS, STEREO_COLUMNS, bond_table, stereo_table
+from consistent_calc.validity import check_structures
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Molecule, Structure
     from rdkit.Chem import Mol
-
-#: Two atoms closer than this (Angstrom) are an input error; no bond is shorter than 0.6 Angstrom.
-MINIMAL_DISTANCE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,47 +358,11 @@ class StructureBatch:
             UnsupportedElementError: an element outside ``elements``.
             ChargeError: a charge that is not a finite integer, or leaves no electrons.
         """
-        if self.n_graphs == 0 or bool((self.counts == 0).any()):
-            raise InvalidStructureError("A structure without atoms cannot be evaluated.")
-        if not bool(torch.isfinite(self.positions).all()):
-            first = int((~torch.isfinite(self.positions)).any(dim=1).nonzero()[0])
-            raise InvalidStructureError(f"Positions are NaN or infinite (first at atom {first}).")
-        if not bool(torch.isfinite(self.cell).all()):
-            raise InvalidStructureError("The cell is NaN or infinite.")
-        if bool(self.pbc.any()):
-            check_cells(self.cell.detach().double(), self.pbc)
-        if elements is not None:
-            known = set(elements)
-            unknown = sorted(set(self.numbers.unique().tolist()) - known)
-            if unknown:
-                raise UnsupportedElementError(
-                    f"The model does not know {', '.join(map(symbol, unknown))}; "
-                    f"it was trained on {', '.join(symbol(z) for z in sorted(known))}."
-                )
-        if bool((self.numbers < 1).any()):
-            raise InvalidStructureError("There are atoms without an element (atomic number 0); remove them.")
-        self._validate_charge(warn_odd_electrons)
+        check_structures(
+            self.numbers, self.positions, self.graph, self.cell, self.pbc, self.charge,
+            elements=elements, warn_odd_electrons=warn_odd_electrons,
+        )  # fmt: skip
         return self
-
-    def _validate_charge(self, warn_odd_electrons: bool) -> None:
-        charges = self.charge.tolist()
-        protons = torch.zeros(self.n_graphs, dtype=torch.int64, device=self.numbers.device)
-        protons = protons.index_add(0, self.graph, self.numbers)
-        for i, (charge, z) in enumerate(zip(charges, protons.tolist(), strict=True)):
-            if not math.isfinite(charge) or abs(charge - round(charge)) > 1e-6:
-                raise ChargeError(f"The total charge must be an integer number of e, got {charge:g} for structure {i}.")
-            if round(charge) >= z:
-                raise ChargeError(
-                    f"Structure {i} has {z} protons; a charge of {round(charge):+d} leaves no electrons. Is it right?"
-                )
-            if warn_odd_electrons and (z - round(charge)) % 2:
-                formula = chemical_formula(self.numbers[self.graph == i].tolist())
-                warnings.warn(
-                    f"{formula} with charge {round(charge):+d} has an odd number of electrons; the model was trained "
-                    "on closed shells only. Is the charge right?",
-                    OddElectronWarning,
-                    stacklevel=4,
-                )
 
 
 def total_charge(atoms: Atoms) -> float:

@@ -61,6 +61,9 @@ def main() -> None:
     data = Store(options.data).read(Split.VALIDATION)
     model = load_model()
     rows = [again(model, data, row) for row in read_rows(RESULTS / "stability.csv") if row["bonds_changed_ps"]]
+    if not rows:
+        print("No molecule has changed its bonds.")
+        return
     with (RESULTS / "changed_bonds.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()

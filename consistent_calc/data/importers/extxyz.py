@@ -121,7 +121,8 @@ def _read_frame(text: str, charge: int | None) -> tuple[Atoms, int]:
     from ase.io import read
 
     from consistent_calc.neighbors import neighbor_list
-    from consistent_calc.structures import MINIMAL_DISTANCE, StructureBatch
+    from consistent_calc.structures import StructureBatch
+    from consistent_calc.validity import MINIMAL_DISTANCE
 
     atoms = cast("Atoms", read(io.StringIO(text), format="extxyz", index=0))
     batch = StructureBatch.from_ase(atoms, charge=charge).validate(warn_odd_electrons=False)
