@@ -57,7 +57,7 @@ def conformers(
     with clear_errors(), ExitStack() as stack:
         from consistent_calc.conformers import ConformerOptions, run_conformer_job
         from consistent_calc.conformers.input import count_entries
-        from consistent_calc.conformers.job import load
+        from consistent_calc.conformers.job import earlier_results, load
         from consistent_calc.conformers.report import ReportWriter
 
         _check_files(sources, output, report)
@@ -73,8 +73,11 @@ def conformers(
             enumerate_stereo=enumerate_stereo,
         )
         load(checkpoint, device).level_index(level)  # before an earlier page is replaced
-        settings = _settings(options, checkpoint)
-        page = None if report is None else stack.enter_context(ReportWriter(report, settings=settings, resume=resume))
+        kept = earlier_results(output, options, checkpoint=checkpoint, device=device) if resume else 0
+        page = None
+        if report is not None:
+            writer = ReportWriter(report, settings=_settings(options, checkpoint), resume=kept > 0, expected=kept)
+            page = stack.enter_context(writer)
         display = stack.enter_context(_Display(count_entries(sources), page))
         try:
             done = run_conformer_job(
@@ -152,16 +155,20 @@ class _Display:
 
 
 def _check_files(sources: list[str], output: Path, report: Path | None) -> None:
-    """Raises DataError where an output would replace an input or another output."""
-    from consistent_calc.conformers.input import SUFFIXES
+    """Raises an error where an output would replace an input or another output, or is named as what it will not be."""
+    from consistent_calc.conformers.input import source_files
+    from consistent_calc.conformers.job import JobFiles
 
-    files = [Path(s) for s in sources if s.lower().endswith(SUFFIXES)]
-    for target in (output, report):
-        check_target(target)
-        if target and any(target.exists() and f.exists() and target.samefile(f) for f in files):
-            raise DataError(f"{target} is one of the inputs and would be overwritten; give another output file.")
-    if report and report.resolve() == output.resolve():
-        raise DataError(f"{output} cannot be both the SDF file and the report; give two files.")
+    if output.suffix.lower() not in (".sdf", ".sd"):
+        raise DataError(f"The output is an SDF file, so its name must end in .sdf, not {output.name!r}.")
+    files = JobFiles.of(output)
+    files.check_sources(sources)
+    check_target(output)
+    check_target(report)
+    if report and report.exists() and any(report.samefile(f) for f in source_files(sources)):
+        raise DataError(f"{report} is an input and would be overwritten; give another report.")
+    if report and report.resolve() in [f.resolve() for f in (files.output, files.failures, files.settings)]:
+        raise DataError(f"{report} is written by the job already; give another report.")
 
 
 def _print_failures(failures: list[ConformerResult]) -> None:

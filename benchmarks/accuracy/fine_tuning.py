@@ -1,21 +1,26 @@
 """What fine-tuning on a few frames gives, and what it costs: with and without replay, by number of frames.
 
     python benchmarks/accuracy/fine_tuning.py [--frames tutorials/data/carbamates_gfn2.xyz] [--level GFN2-xTB]
+    python benchmarks/accuracy/fine_tuning.py --frames benchmarks/data/labels/dft_wb97x_svp.h5 --sizes 50 100 200 400
 
 Starts from the shipped checkpoint. Whole molecules are set aside, always the same ones; the others are thinned. What
-was forgotten is measured on the validation side of datasets/organic.h5 (a fixed sample), against its labels. Writes
-``results/fine_tuning.csv``.
+was forgotten is measured on the validation side of datasets/organic.h5 (a fixed sample), against its labels. "from
+scratch" is the same network with random weights, trained on the same frames with five times the steps and a learning
+rate of 1e-3. Writes ``results/fine_tuning.csv``, or of a data store ``results/fine_tuning_<name>.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from summary import write_csv
 
 from consistent_calc.checkpoint import load_model
 from consistent_calc.data import Dataset, Split, Store
@@ -25,9 +30,24 @@ from consistent_calc.model import ConsistentModel
 from consistent_calc.train.evaluation import evaluate_energy, evaluate_structure, sample_molecules
 from consistent_calc.train.finetune import FineTuning, add_level, fine_tune_model, hold_out
 
-RESULTS = Path(__file__).parent / "results" / "fine_tuning.csv"
-#: Frames of the training side, and whether there is replay.
-RUNS = ((None, True), (None, False), (40, True), (40, False))
+RESULTS = Path(__file__).parent / "results"
+
+
+def frames_of(path: Path, level: str) -> tuple[Dataset, Path]:
+    """The labelled structures of an extended XYZ file or of a store, and where their table goes."""
+    if path.suffix == ".h5":
+        return Store(path).read(Split.TRAIN, Split.VALIDATION), RESULTS / f"fine_tuning_{path.stem}.csv"
+    with tempfile.TemporaryDirectory() as folder:
+        import_extxyz(path, store := Path(folder) / "frames.h5", level)
+        return Store(store).read(*Split), RESULTS / "fine_tuning.csv"
+
+
+def untrained(model: ConsistentModel) -> ConsistentModel:
+    """The same network with random weights."""
+    torch.manual_seed(0)
+    fresh = ConsistentModel(model.config)
+    fresh.references.copy_(model.references)
+    return fresh
 
 
 def remembered(model: ConsistentModel, data: Dataset, rows: np.ndarray) -> dict[str, float]:
@@ -48,13 +68,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=Path, default=Path("tutorials/data/carbamates_gfn2.xyz"))
     parser.add_argument("--level", default="GFN2-xTB")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[40], help="frames, beside all")
     parser.add_argument("--known", type=Path, default=Path("datasets/organic.h5"))
     parser.add_argument("--steps", type=int, default=FineTuning.steps)
     arguments = parser.parse_args()
-    store = RESULTS.with_name("frames.h5")
-    import_extxyz(arguments.frames, store, arguments.level)
-    data = Store(store).read(*Split)
-    store.unlink()
+    torch.set_num_threads(1)
+    data, results = frames_of(arguments.frames, arguments.level)
     known = Store(arguments.known).read(Split.VALIDATION)
     sample = sample_molecules(known, 600)
     start = load_model()
@@ -69,17 +88,19 @@ def main() -> None:
         return {"run": name, "frames": n, "minutes": f"{minutes:.1f}"} | {k: f"{v:.4f}" for k, v in figures.items()}
 
     rows = [row(add_level(start, data, training), 0, "before", 0.0)]
-    for n, replay in RUNS:
-        some = training if n is None else np.sort(np.random.default_rng(0).permutation(training)[:n])
-        begin = time.perf_counter()
-        settings = FineTuning(steps=arguments.steps, replay=replay)
-        model = fine_tune_model(start, data, some, molecules, settings)
-        minutes = (time.perf_counter() - begin) / 60
-        rows.append(row(model, len(some), "replay" if replay else "no replay", minutes))
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    tuning = FineTuning(steps=arguments.steps)
+    kinds = {
+        "replay": (start, tuning),
+        "no replay": (start, replace(tuning, replay=False)),
+        "from scratch": (untrained(start), replace(tuning, replay=False, steps=5 * tuning.steps, learning_rate=1e-3)),
+    }
+    shuffled = np.random.default_rng(0).permutation(training)
+    for n in (len(training), *arguments.sizes):
+        for name, (model, settings) in kinds.items():
+            begin = time.perf_counter()
+            tuned = fine_tune_model(model, data, np.sort(shuffled[:n]), molecules, settings)
+            rows.append(row(tuned, n, name, (time.perf_counter() - begin) / 60))
+            write_csv(results, rows)
 
 
 if __name__ == "__main__":

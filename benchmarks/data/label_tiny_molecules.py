@@ -23,6 +23,7 @@ from teacher import LEVEL, Teacher
 
 from consistent_calc import StructureBatch, relax
 from consistent_calc.data import MoleculeRecord, Split, Store, StoreWriter
+from consistent_calc.elements import covalent_radii
 from consistent_calc.molgraph import bond_table, stereo_satisfied, stereo_table
 
 LISTED = """
@@ -35,6 +36,10 @@ CCN CCS CCC CCCC C=CC=C C1CCC1 OC(O)=O OC(=O)C(=O)O CC(=O)Cl CC(=O)F NS(C)(=O)=O
 COP(=O)(O)O COP(=O)([O-])O c1cc[nH]c1 c1ccoc1 c1ccsc1 c1c[nH]cn1 c1c[nH]c[nH+]1 C=CC=O CC=C C=C(C)C N=C=O CN=C=O CSN
 NNC NO CONC ON=C C=NC C=NO N=N CN=NC OCC=O OO COO CCl(=O)=O OBr OCl FN
 """.split()
+
+#: Structures with atoms closer than this multiple of the sum of their covalent radii are left out: no bond is as short,
+#: and the teacher has holes there, into which some relaxations fall.
+CLOSEST = 0.65
 
 KINDS = {0: "noised and half relaxed", 1: "relaxed on the surface of the labels", 2: "noised minimum", 3: "stretched"}
 
@@ -71,8 +76,10 @@ def label(teacher: Teacher, smiles: str, seed: int) -> MoleculeRecord | str:
         positions, start.numbers.expand(len(positions), -1), start.charge.expand(len(positions))
     )
     largest = forces.norm(dim=-1).amax(-1)
+    radii = torch.from_numpy(covalent_radii(start.numbers.tolist()))
+    ratios = torch.cdist(positions, positions) / (radii[:, None] + radii) + 9 * torch.eye(len(radii))
     # A collapsed or exploded copy teaches nothing.
-    good = torch.isfinite(energy) & (largest < 25.0)
+    good = torch.isfinite(energy) & (largest < 25.0) & (ratios.flatten(1).amin(1) > CLOSEST)
     stereo = stereo_table(mol)
     minimum = [
         bool(k == 1 and f < 0.1 and stereo_satisfied(p, stereo).all())

@@ -27,6 +27,7 @@ from consistent_calc.conformers.input import MoleculeInput
 from consistent_calc.conformers.rank import boltzmann_weights, relative_energies
 from consistent_calc.conformers.result import ConformerEnsemble, conformer_positions
 from consistent_calc.conformers.stereo import GeometryCheck, perceived_smiles
+from consistent_calc.conformers.stereoisomers import CUMULENE
 from consistent_calc.errors import ConfigurationError, ConformerError
 from consistent_calc.relaxation import Relaxation, relax
 from consistent_calc.settings import not_negative, positive
@@ -47,8 +48,6 @@ CANDIDATES = 3
 METHODS = ("seeds", "noise", "denoising")
 #: One group of seeds of so many may have cis amides.
 FREE_AMIDES = 3
-#: Two double bonds at one carbon.
-CUMULENE = Chem.MolFromSmarts("*=[#6;D2]=*")
 #: Iterations of MMFF94s for a seed.
 SETTLING = 1000
 #: Seeds that are made together. If the first ones all fail, the others are not tried.
@@ -375,8 +374,9 @@ def _closing_notes(
     if len(set(isomers)) > 1:
         notes.append(f"the conformers are of {len(set(isomers))} stereoisomers, see the tag smiles_3d")
     if len(kept) < options.n:
-        made = samples.counts["embedded"] or samples.counts["sampled"]
-        notes.append(f"{len(kept)} distinct conformers found in {made} samples; {options.n} asked")
+        seeds, samples_from_noise = samples.counts["embedded"], samples.counts["sampled"]
+        made = f"{seeds} seeds" if seeds else f"{samples_from_noise} samples from noise"
+        notes.append(f"{len(kept)} distinct conformers found from {made}; {options.n} asked")
     lost = samples.counts["stereo_changed"] + samples.counts["bonds_changed"]
     if lost:
         notes.append(f"{lost} samples were dropped because relaxation changed their stereochemistry or bonds")

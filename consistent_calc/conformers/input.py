@@ -6,7 +6,6 @@ Nothing is guessed: no fragment is stripped, no charge, protonation state or tau
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rdkit import Chem, rdBase
 
+from consistent_calc.conformers.stereoisomers import clean_labels, stereo_notes, stereoisomers
 from consistent_calc.elements import symbol
 from consistent_calc.rdkit_readers import quietly, sdf_records
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
-
-#: Stereoisomers that are made of one molecule.
-MAX_ISOMERS = 64
 
 SUFFIXES = (".smi", ".smiles", ".txt", ".csv", ".sdf", ".mol")
 
@@ -81,8 +78,8 @@ def read_molecules(
             any iterable of these. Coordinates in files are used for their stereochemistry only, those of RDKit
             molecules not at all (theirs is in their tags).
         elements: atomic numbers that are allowed; None allows all.
-        enumerate_stereo: yield every stereoisomer of a molecule with unspecified centres or double bonds (at most
-            :data:`MAX_ISOMERS`) instead of one entry with a note; their names get a number.
+        enumerate_stereo: yield every stereoisomer of a molecule with unspecified centres or double bonds that ETKDG
+            finds a geometry of (at most 64) instead of one entry with a note; their names get a number.
 
     Failure reasons:
         ``file_not_found``, ``unreadable_file``, ``no_smiles_column``, ``invalid_smiles``, ``invalid_molecule``,
@@ -101,11 +98,9 @@ def read_molecules(
         if isinstance(prepared, Failure):
             yield MoleculeInput(unique, entry.name, entry.text, None, prepared)
             continue
-        isomers = _stereoisomers(prepared) if enumerate_stereo else [prepared]
+        isomers, of_all = stereoisomers(prepared) if enumerate_stereo else ([prepared], ())
         for k, mol in enumerate(isomers, start=1):
-            notes = (*_dropped_notes(entry.text, mol), *_stereo_notes(mol), *_ignored_notes(mol))
-            if len(isomers) == MAX_ISOMERS:
-                notes += (f"only {MAX_ISOMERS} stereoisomers were made",)
+            notes = (*stereo_notes(entry.text, mol), *of_all)
             with rdBase.BlockLogs():  # RDKit warns of a proton that it keeps
                 smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
             numbered = f"_isomer{k}" if len(isomers) > 1 else ""
@@ -135,6 +130,14 @@ def count_entries(source: str | Path | Mol | Iterable[str | Path | Mol]) -> int 
         return sum(bool(line.strip()) and not line.lstrip().startswith(b"#") for line in lines)
 
 
+def source_files(source: object) -> list[Path]:
+    """The existing files among the sources; those that an iterator has still to give are not known."""
+    if isinstance(source, (list, tuple, set)):
+        return [path for item in source for path in source_files(item)]
+    is_file = isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES))
+    return [path] if is_file and (path := Path(str(source))).is_file() else []
+
+
 def _unique(wanted: str, used: set[str]) -> str:
     unique, k = wanted, 1
     while unique in used:
@@ -153,13 +156,21 @@ def _entries(source: str | Path | Mol | Iterable[str | Path | Mol]) -> Iterator[
     elif isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES)):
         yield from _file_entries(Path(source))
     elif isinstance(source, str):
-        yield _smiles_entry(source)
+        entry = _smiles_entry(source)
+        yield from _file_entries(Path(source)) if entry.mol is None and _is_file(source) else [entry]
     elif isinstance(source, Iterable):
         for item in source:
             yield from _entries(item)
     else:
         message = f"A molecule is given as SMILES, file path or RDKit molecule, not as {type(source).__name__}."
         yield _Entry("", repr(source), None, Failure("invalid_molecule", message))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
 
 
 def _file_entries(path: Path) -> Iterator[_Entry]:
@@ -281,54 +292,5 @@ def _prepare(mol: Mol, elements: Collection[int] | None) -> Mol | Failure:
             "was trained on closed shells only. Check the charge and the hydrogens.",
         )
     mol.RemoveAllConformers()
-    # Labels on atoms that are no stereo centres would later look like lost stereochemistry.
-    Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    clean_labels(mol)
     return mol
-
-
-def _stereoisomers(mol: Mol) -> list[Mol]:
-    """All stereoisomers that agree with what is specified, at most :data:`MAX_ISOMERS`, in a fixed order."""
-    from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
-
-    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True, maxIsomers=MAX_ISOMERS, rand=0)
-    isomers = list(EnumerateStereoisomers(mol, options))
-    for isomer in isomers:
-        Chem.AssignStereochemistry(isomer, cleanIt=True, force=True)
-    return isomers
-
-
-def _dropped_notes(text: str, mol: Mol) -> tuple[str, ...]:
-    """Tells of stereo marks in a SMILES that mean nothing in the molecule, such as ``/`` at a double bond in a ring."""
-    smiles = text.split(maxsplit=1)[0] if text else ""
-    centres = sum(a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for a in mol.GetAtoms())
-    double_bonds = sum(b.GetStereo() > Chem.BondStereo.STEREOANY for b in mol.GetBonds())
-    lost = []
-    marks = len(re.findall(r"@+", smiles))
-    if marks > centres:
-        lost.append(f"{marks - centres} of {marks} tetrahedral marks")
-    if double_bonds == 0 and re.search(r"[/\\]", smiles):
-        lost.append("the double-bond marks")
-    return (f"{' and '.join(lost)} of the SMILES have no meaning here and were left out",) if lost else ()
-
-
-def _ignored_notes(mol: Mol) -> tuple[str, ...]:
-    """Tells of stereochemistry that RDKit read and that conformers are not checked for."""
-    atropisomeric = Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW
-    notes = []
-    if n := sum(bond.GetStereo() in atropisomeric for bond in mol.GetBonds()):
-        notes.append(f"the axial chirality of {n} bond{'s' if n > 1 else ''} is not kept")
-    if any(group.GetGroupType() != Chem.StereoGroupType.STEREO_ABSOLUTE for group in mol.GetStereoGroups()):
-        notes.append("relative or racemic stereochemistry is taken as absolute")
-    return tuple(notes)
-
-
-def _stereo_notes(mol: Mol) -> tuple[str, ...]:
-    counts = {Chem.StereoType.Atom_Tetrahedral: 0, Chem.StereoType.Bond_Double: 0}
-    for info in Chem.FindPotentialStereo(Chem.Mol(mol)):
-        if info.type in counts and info.specified != Chem.StereoSpecified.Specified:
-            counts[info.type] += 1
-    words = ("tetrahedral centre", "double bond")
-    missing = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in zip(counts.values(), words, strict=True) if n > 0]
-    if not missing:
-        return ()
-    return (f"unspecified stereochemistry at {' and '.join(missing)}",)

@@ -1,7 +1,8 @@
 """Conformers of many molecules to a file: streamed, resumable, on one process, many, or a Dask cluster.
 
 Results reach the disk as they come. Every molecule leaves exactly one trace: its conformers in the SDF, or a row in the
-table of failures; a resumed job skips the molecules that have left one. Until a job has ended, its settings lie beside
+table of failures; a resumed job skips the molecules that have left one. They are known by name and SMILES, without a
+name by their place in the input, so molecules may be added at its end. Until a job has ended, its settings lie beside
 its output, so that it is not resumed with others.
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from consistent_calc.checkpoint import find_card, read_card
 from consistent_calc.conformers.generate import ConformerOptions
-from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules
+from consistent_calc.conformers.input import Failure, MoleculeInput, read_molecules, source_files
 from consistent_calc.conformers.result import ConformerResult
 from consistent_calc.conformers.stream import stream
 from consistent_calc.errors import ConfigurationError, DataError, MissingDependencyError
@@ -88,23 +89,21 @@ def run_conformer_job(
         Counts. Interrupted by an exception, all results so far are on disk.
 
     Raises:
-        ConfigurationError: impossible options, an unreachable scheduler, or the files of another job.
+        ConfigurationError: impossible options, an unreachable scheduler, the files of another job, or an output that
+            is one of the inputs.
         DataError: the files of the earlier run cannot be continued.
         MissingDependencyError: several workers need Dask.
     """
-    output = Path(output)
-    failures = output.with_name(output.name + ".failures.csv")
+    files = JobFiles.of(output)
     if workers < 1:
         raise ConfigurationError(f"workers must be at least 1, got {workers}.")
+    files.check_sources(sources)
     report = JobReport()
     model = load(checkpoint, device)
-    model.level_index(options.level)
-    settings, record = _settings(model, options, checkpoint), output.with_name(output.name + ".job.json")
-    done = finished(output, failures) if resume else {}
-    if done:
-        _check_settings(record, settings)
+    settings = _settings(model, options, checkpoint)
+    done = files.earlier(settings) if resume else {}
     entries = read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo)
-    waiting = _waiting(entries, done, output, report)
+    waiting = _waiting(entries, done, files.output, report)
     with ExitStack() as stack:
         if workers == 1 and scheduler is None:
             results: Iterator[ConformerResult] = itertools.chain.from_iterable(
@@ -114,21 +113,33 @@ def run_conformer_job(
             client = stack.enter_context(_client(workers, scheduler))
             results = _distributed(client, waiting, options, checkpoint, device)
         if not done:
-            with replacing(record) as new:
+            with replacing(files.settings) as new:
                 new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         mode = "a" if done else "w"
-        sdf: TextIO = stack.enter_context(output.open(mode, encoding="utf-8"))  # type: ignore[assignment]
-        table: TextIO = stack.enter_context(failures.open(mode, encoding="utf-8", newline=""))  # type: ignore[assignment]
+        sdf: TextIO = stack.enter_context(files.output.open(mode, encoding="utf-8"))  # type: ignore[assignment]
+        table: TextIO = stack.enter_context(files.failures.open(mode, encoding="utf-8", newline=""))  # type: ignore[assignment]
         for result in results:
             _write(result, sdf, table, report)
             sdf.flush()
             table.flush()
             if on_result is not None:
                 on_result(result)
-    if failures.stat().st_size == 0:
-        failures.unlink()
-    record.unlink(missing_ok=True)
+    if files.failures.stat().st_size == 0:
+        files.failures.unlink()
+    files.settings.unlink(missing_ok=True)
     return report
+
+
+def earlier_results(
+    output: str | Path, options: ConformerOptions, *, checkpoint: str | Path | None = None, device: str = "cpu"
+) -> int:
+    """Number of molecules that :func:`run_conformer_job` with these arguments would find done, and skip, on resuming.
+
+    Raises:
+        ConfigurationError: the files of a job with other settings.
+        DataError: files that cannot be continued.
+    """
+    return len(JobFiles.of(output).earlier(_settings(load(checkpoint, device), options, checkpoint)))
 
 
 def _chunks(entries: Iterator[MoleculeInput]) -> Iterator[list[MoleculeInput]]:
@@ -161,8 +172,57 @@ def load(checkpoint: str | Path | None, device: str) -> ConsistentModel:
 # ---------------------------------------------------------------------- resuming
 
 
+@dataclass(frozen=True)
+class JobFiles:
+    """What a job writes: results, failures and settings."""
+
+    output: Path
+    failures: Path
+    settings: Path
+
+    @classmethod
+    def of(cls, output: str | Path) -> JobFiles:
+        """Those that belong to an SDF file."""
+        path = Path(output)
+        return cls(path, *(path.with_name(path.name + end) for end in (".failures.csv", ".job.json")))
+
+    def check_sources(self, sources: object) -> None:
+        """Raises ConfigurationError if a file would be overwritten before it is read."""
+        targets = [path for path in (self.output, self.failures, self.settings) if path.exists()]
+        for source in source_files(sources):
+            if any(source.samefile(target) for target in targets):
+                raise ConfigurationError(f"{source} is an input and would be overwritten; give another output file.")
+
+    def earlier(self, settings: dict[str, Any]) -> dict[str, str]:
+        """SMILES, by id, of the molecules that an earlier job has finished; what it left half-written is cut off.
+
+        Raises:
+            ConfigurationError: an interrupted job had other settings, or a finished one another level of theory.
+            DataError: the files were not written by a job.
+        """
+        done: dict[str, str] = {}
+        if self.output.exists():
+            done, levels, end = _complete_molecules(self.output)
+            if others := levels - {settings["level"]}:
+                raise ConfigurationError(
+                    f"{self.output} holds conformers at {', '.join(sorted(others))}, not at {settings['level']}: "
+                    "choose another output."
+                )
+        if done or self.failures.exists():
+            _check_settings(self.settings, settings)
+        if self.output.exists():
+            os.truncate(self.output, end)
+        if self.failures.exists():
+            # A row that was cut short has no line end.
+            os.truncate(self.failures, self.failures.read_bytes().rfind(b"\n") + 1)
+            with self.failures.open(encoding="utf-8", newline="") as table:
+                done |= {row["id"]: row["smiles"] for row in csv.DictReader(table) if row.get("message")}
+        return done
+
+
 def _settings(model: ConsistentModel, options: ConformerOptions, checkpoint: str | Path | None) -> dict[str, Any]:
     """What the results depend on, as it looks when read back from JSON."""
+    model.level_index(options.level)  # which raises an error if there is no such level
     settings = asdict(options) | {"level": options.level or model.levels[0]}
     del settings["max_atoms_per_batch"]  # which may have to be smaller to go on
     settings["checkpoint_sha256"] = read_card(checkpoint)["sha256"]
@@ -188,24 +248,6 @@ def _check_settings(record: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def finished(output: Path, failures: Path) -> dict[str, str]:
-    """SMILES, by id, of the molecules that an earlier run has finished; what it left half-written is cut off.
-
-    Raises:
-        DataError: the SDF was not written by such a job.
-    """
-    done: dict[str, str] = {}
-    if output.exists():
-        done, end = _complete_molecules(output)
-        os.truncate(output, end)
-    if failures.exists():
-        # A row that was cut short has no line end.
-        os.truncate(failures, failures.read_bytes().rfind(b"\n") + 1)
-        with failures.open(encoding="utf-8", newline="") as table:
-            done |= {row["id"]: row["smiles"] for row in csv.DictReader(table) if row.get("message")}
-    return done
-
-
 def _waiting(
     entries: Iterator[MoleculeInput], done: dict[str, str], output: Path, report: JobReport
 ) -> Iterator[MoleculeInput]:
@@ -222,9 +264,10 @@ def _waiting(
             )
 
 
-def _complete_molecules(path: Path) -> tuple[dict[str, str], int]:
-    """SMILES, by id, of the molecules all of whose conformers are in an SDF, and the byte where the last one ends."""
+def _complete_molecules(path: Path) -> tuple[dict[str, str], set[str], int]:
+    """Molecules all of whose conformers are in an SDF: SMILES by id, levels, and the byte where the last one ends."""
     done: dict[str, str] = {}
+    levels: set[str] = set()
     end = position = 0
     tags: dict[str, str] = {}
     name = ""
@@ -237,15 +280,16 @@ def _complete_molecules(path: Path) -> tuple[dict[str, str], int]:
             elif text.startswith(">"):
                 name = text.partition("<")[2].partition(">")[0]
             elif text == "$$$$" and line.endswith(b"\n"):
-                if not {"id", "smiles", "conformer", "n"} <= set(tags):
+                if not {"id", "smiles", "level", "conformer", "n"} <= set(tags):
                     raise DataError(
                         f"{path} was not written by such a job, so it cannot be continued; use another file."
                     )
                 if tags["conformer"] == tags["n"]:
                     done[tags["id"]] = tags["smiles"]
+                    levels.add(tags["level"])
                     end = position
                 tags = {}
-    return done, end
+    return done, levels, end
 
 
 # ---------------------------------------------------------------------- many workers

@@ -8,6 +8,7 @@ import torch
 from rdkit import Chem, rdBase
 from torch import Tensor
 
+from consistent_calc.conformers.stereoisomers import TETRAHEDRAL
 from consistent_calc.elements import covalent_radii
 from consistent_calc.molgraph import bond_table, signed_volumes, stereo_satisfied, stereo_table
 
@@ -22,7 +23,6 @@ COLLAPSED = 0.6
 #: Atoms closer than this multiple that share no bond have formed one. Bridgeheads of bicyclo[1.1.1]pentane: 1.23.
 FORMED = 1.15
 
-_CHIRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 _CIS_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOZ)
 
 
@@ -33,6 +33,10 @@ def perceived_smiles(mol: Mol) -> list[str]:
         for conformer in mol.GetConformers():
             seen = Chem.Mol(mol, confId=conformer.GetId())
             Chem.AssignStereochemistryFrom3D(seen, conformer.GetId(), replaceExistingTags=True)
+            for atom in seen.GetAtoms():
+                # RDKit also tells how the neighbors of PF5 or an SF5 group are numbered, which is no isomer.
+                if atom.GetChiralTag() not in TETRAHEDRAL:
+                    atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
             out.append(Chem.MolToSmiles(Chem.RemoveHs(seen)))
     return out
 
@@ -60,9 +64,9 @@ class GeometryCheck:
         self._centers = [
             (atom.GetIdx(), [n.GetIdx() for n in atom.GetNeighbors()])
             for atom in mol.GetAtoms()
-            if atom.GetChiralTag() in _CHIRAL and atom.GetDegree() in (3, 4)
+            if atom.GetChiralTag() in TETRAHEDRAL and atom.GetDegree() in (3, 4)
         ]
-        self._tags = {a.GetIdx(): a.GetChiralTag() for a in mol.GetAtoms() if a.GetChiralTag() in _CHIRAL}
+        self._tags = {a.GetIdx(): a.GetChiralTag() for a in mol.GetAtoms() if a.GetChiralTag() in TETRAHEDRAL}
         self._labels = {b.GetIdx(): b.GetStereo() for b in mol.GetBonds() if b.GetStereo() in _CIS_TRANS}
         n = mol.GetNumAtoms()
         radii = torch.from_numpy(covalent_radii(a.GetAtomicNum() for a in mol.GetAtoms()))
@@ -111,6 +115,6 @@ class GeometryCheck:
         with rdBase.BlockLogs():
             Chem.AssignStereochemistryFrom3D(seen, replaceExistingTags=True)
         # A label that RDKit does not assign from 3D (it knows fewer kinds of centres there) contradicts nothing.
-        tags = ((tag, seen.GetAtomWithIdx(i).GetChiralTag(), _CHIRAL) for i, tag in self._tags.items())
+        tags = ((tag, seen.GetAtomWithIdx(i).GetChiralTag(), TETRAHEDRAL) for i, tag in self._tags.items())
         labels = ((label, seen.GetBondWithIdx(i).GetStereo(), _CIS_TRANS) for i, label in self._labels.items())
         return not any(found in known and found != wanted for wanted, found, known in (*tags, *labels))

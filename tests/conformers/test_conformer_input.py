@@ -10,7 +10,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
 from consistent_calc.conformers import ConformerOptions, read_molecules
-from consistent_calc.conformers.input import MAX_ISOMERS, count_entries
+from consistent_calc.conformers.input import count_entries
+from consistent_calc.conformers.stereoisomers import MAX_ISOMERS
 from consistent_calc.errors import ConfigurationError
 
 ELEMENTS = (1, 6, 7, 8, 9)
@@ -106,6 +107,8 @@ def test_missing_and_foreign_sources_fail_alone(tmp_path):
     entries = list(read_molecules(["CCO", tmp_path / "none.sdf", 3, tmp_path / "x.xyz", "CC"]))
     reasons = [e.failure.reason if e.failure else None for e in entries]
     assert reasons == [None, "file_not_found", "invalid_molecule", "invalid_record", None]
+    (packed := tmp_path / "a.smi.gz").write_bytes(b"")
+    assert "Unknown kind of file" in one(str(packed)).failure.message
 
 
 @pytest.mark.parametrize("three_d", [True, False])
@@ -199,7 +202,39 @@ class TestStereo:
     def test_many_isomers_are_bounded(self):
         many = list(read_molecules("O" + "C(F)" * 8 + "O", enumerate_stereo=True))
         assert len(many) == MAX_ISOMERS
-        assert f"only {MAX_ISOMERS} stereoisomers were made" in many[0].notes
+        assert f"only {MAX_ISOMERS} stereoisomers were tried" in many[0].notes
+        exactly = list(read_molecules("O" + "C(F)" * 6 + "Cl", enumerate_stereo=True))
+        assert len(exactly) == MAX_ISOMERS
+        assert exactly[0].notes == ()
+
+    def test_isomers_of_cages_that_cannot_be_are_left_out(self):
+        camphor = list(read_molecules("CC1(C)C2CCC1(C)C(=O)C2", enumerate_stereo=True))
+        assert len({m.smiles for m in camphor}) == len(camphor) == 2
+        assert camphor[0].notes == ("2 of 4 stereoisomers have no geometry that ETKDG can find",)
+        (amantadine,) = read_molecules("NC12CC3CC(CC(C3)C1)C2", enumerate_stereo=True)
+        assert amantadine.failure is None
+
+    @pytest.mark.parametrize("smiles", ["NC12CC3CC(CC(C3)C1)C2", "C12C3C4C1C5C2C3C45", "C1CN2CCN1CC2", "C1CC2CCC1C2"])
+    def test_symmetric_cages_leave_nothing_open(self, smiles):
+        assert one(smiles).notes == ()
+
+    def test_centres_of_cages_are_told(self):
+        assert one("CC1(C)C2CCC1(C)C(=O)C2").notes == ("unspecified stereochemistry at 2 tetrahedral centres",)
+        assert one("OC1CN2CCC1CC2").notes == ("unspecified stereochemistry at 1 tetrahedral centre",)
+
+    def test_allenes(self):
+        assert one("CC=C=CC").notes == ("unspecified stereochemistry at 1 allene axis",)
+        assert one("CC=C=C(C)C").notes == one("CN=C=NC").notes == one("C=C=CC=C").notes == ()
+
+    @pytest.mark.parametrize(("label", "smiles"), [("STEREOCIS", r"C/C=C\C"), ("STEREOTRANS", "C/C=C/C")])
+    def test_labels_of_double_bonds_that_a_caller_has_set(self, label, smiles):
+        mol = Chem.MolFromSmiles("CC=CC")
+        bond = mol.GetBondWithIdx(1)
+        bond.SetStereoAtoms(0, 3)
+        bond.SetStereo(getattr(Chem.BondStereo, label))
+        assert one(mol).smiles == smiles
+        assert one(mol).notes == ()
+        assert bond.GetStereo() == getattr(Chem.BondStereo, label)  # the caller's molecule is left alone
 
 
 def test_a_query_is_no_molecule():
@@ -215,6 +250,9 @@ def test_stereochemistry_that_is_not_kept_is_told():
     )
     assert one("C[C@@H](F)Cl |&1:1|", elements=(1, 6, 9, 17)).notes == (
         "relative or racemic stereochemistry is taken as absolute",
+    )
+    assert one("F[S@OH1](F)(F)(Cl)(Br)c1ccccc1").notes == (
+        "the stereochemistry of 1 atom with five or six neighbors is not kept",
     )
     assert one("C[C@@H](F)CO").notes == ()
 

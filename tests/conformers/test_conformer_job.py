@@ -124,6 +124,29 @@ def test_an_interrupted_job_goes_on_with_its_settings_only(model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.sdf", "out.sdf.failures.csv"]
 
 
+def test_a_finished_job_is_not_extended_at_another_level(model, tmp_path):
+    output = tmp_path / "out.sdf"
+    run_conformer_job("CCO", output, OPTIONS)
+    output.write_text(before := output.read_text().replace("MMFF94s", "HF"))
+    with pytest.raises(ConfigurationError, match="holds conformers at HF, not at MMFF94s"):
+        run_conformer_job(["CCO", "CC=O"], output, OPTIONS, resume=True)
+    assert output.read_text() == before
+
+
+@pytest.mark.parametrize("end", ["", ".failures.csv", ".job.json"])
+@pytest.mark.parametrize("several", [False, True])
+def test_inputs_are_not_overwritten(model, tmp_path, end, several):
+    """The table of failures is a list of SMILES, which one may want to try again."""
+    source = tmp_path / f"mine.sdf{end}"
+    source.write_text(content := "smiles\nCCO\n")
+    if end == ".job.json":
+        source = (tmp_path / "linked.csv").resolve()
+        source.symlink_to(tmp_path / f"mine.sdf{end}")
+    with pytest.raises(ConfigurationError, match="is an input and would be overwritten"):
+        run_conformer_job(["CCO", source] if several else source, tmp_path / "mine.sdf", OPTIONS)
+    assert source.read_text() == content
+
+
 def test_the_record_of_a_removed_output_hinders_nothing(model, tmp_path):
     output = tmp_path / "out.sdf"
     (tmp_path / "out.sdf.job.json").write_text("{}")

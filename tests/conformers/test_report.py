@@ -235,7 +235,7 @@ def test_the_command_writes_a_report(model, tmp_path):
     assert "unfinished" not in page.text
     run = CliRunner().invoke(app, ["conformers", "C", "--report", str(tmp_path / "out.sdf"), *options])
     assert run.exit_code == 1
-    assert "two files" in " ".join(run.stderr.split())
+    assert "written by the job already" in " ".join(run.stderr.split())
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")

@@ -64,6 +64,7 @@ class ReportWriter:
     Args:
         path: and the others, see :func:`write_report`.
         resume: keep the results of an existing page and add to them.
+        expected: inputs that were done before; the page tells how many of them it does not show.
 
     Raises:
         DataError: the page to be continued is none.
@@ -76,6 +77,7 @@ class ReportWriter:
         title: str = "Conformers",
         settings: Mapping[str, object] | None = None,
         resume: bool = False,
+        expected: int = 0,
     ) -> None:
         head, _, tail = _page(title, settings or {}).partition("<!-- results -->")
         before_summary, _, after_summary = head.partition("<!-- summary -->")
@@ -83,6 +85,7 @@ class ReportWriter:
         self._molecules = self._conformers = 0
         self._failures: list[str] = []
         earlier = self._earlier_results(Path(path), _bytes(after_summary)) if resume and Path(path).exists() else b""
+        self._elsewhere = max(0, expected - self._molecules - len(self._failures))
         self._file: BinaryIO = Path(path).open("wb")
         self._summary_at = self._file.write(_bytes(before_summary))
         body = b" " * SUMMARY_BYTES + _bytes(after_summary) + earlier
@@ -148,6 +151,8 @@ class ReportWriter:
         text = f"{_count(self._conformers, 'conformer')} of {_count(self._molecules, 'molecule')}"
         if self._failures:
             text += f'; <a href="#failures">{_count(len(self._failures), "input")} failed</a>'
+        if self._elsewhere:
+            text += f"; {_count(self._elsewhere, 'input')} done before this page was begun"
         return f"<p>{text}</p>" + ("" if finished else f'<p class="warning">{UNFINISHED}</p>')
 
     def _failure_table(self) -> str:
