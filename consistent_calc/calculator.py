@@ -16,7 +16,7 @@ from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
-from consistent_calc.checkpoint import load_model
+from consistent_calc.checkpoint import load_model, to_device
 from consistent_calc.ensemble import predict_ensemble
 from consistent_calc.errors import ChargeError, ConfigurationError
 from consistent_calc.hessian import hessian
@@ -131,7 +131,12 @@ class ConsistentCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last evaluation; ASE's own comparison knows neither ``atoms.info`` nor parameters."""
         changes: list[str] = super().check_state(atoms, tol=tol)
-        if not changes and self._evaluated != self._settings(atoms):
+        try:
+            settings = self._settings(atoms)
+        except ChargeError:
+            self.reset()  # as calculate does: an error must not leave results of other atoms behind
+            raise
+        if not changes and self._evaluated != settings:
             changes.append("charge")
         return changes
 
@@ -269,12 +274,12 @@ def _ready(
     """The model on the wanted device in the wanted precision; a given one is copied if it must change."""
     if not isinstance(model, ConsistentModel):
         return load_model(model, device=device or "cpu", dtype=dtype or torch.float32)
-    device, dtype = torch.device(device or model.device), dtype or model.dtype
+    device, dtype = device or model.device, dtype or model.dtype
     # torch writes "cuda" for the current GPU, and "cuda:0" once something is there.
-    same_device = device.type == model.device.type and device.index in (None, model.device.index)
+    same_device = str(device) in (str(model.device), model.device.type)
     if same_device and dtype == model.dtype:
         return model
-    return copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return to_device(copy.deepcopy(model).to(dtype=dtype), device).eval().requires_grad_(False)
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[np.float64]:

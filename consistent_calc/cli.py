@@ -64,14 +64,13 @@ def energy(
     with clear_errors():
         import numpy as np
         from ase.calculators.singlepoint import SinglePointCalculator
-        from ase.io import write
 
         from consistent_calc.calculator import ase_results, has_volume
-        from consistent_calc.structure_files import Unusable, read_structures
+        from consistent_calc.structure_files import Unusable, charge_in_info, read_structures, write_images
 
-        check_target(output)
         model = load(checkpoint, device, dtype)
         structures = read_structures(file, model.elements, charge)
+        check_target(output, n_images=len(structures), charged=any(map(charge_in_info, structures)))
         table = new_table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
         evaluated = []
         for k, structure in enumerate(structures):
@@ -92,7 +91,7 @@ def energy(
             table.add_row(str(k), atoms.get_chemical_formula(), charges, value, largest)
         out.print(table)
         if output is not None and evaluated:
-            write(output, evaluated, format="extxyz")
+            write_images(output, evaluated)
         exit_on(len(structures) - len(evaluated), len(structures))
 
 
@@ -113,12 +112,12 @@ def relax(
         from ase.calculators.singlepoint import SinglePointCalculator
 
         from consistent_calc.relaxation import relax as relax_batch
-        from consistent_calc.structure_files import Unusable, read_structures, write_images
+        from consistent_calc.structure_files import Unusable, charge_in_info, read_structures, write_images
         from consistent_calc.structures import StructureBatch
 
         model = load(checkpoint, device, dtype)
         structures = read_structures(file, model.elements, charge)
-        check_target(output, n_images=len(structures))
+        check_target(output, n_images=len(structures), charged=any(map(charge_in_info, structures)))
         rows: dict[int, tuple[str, ...]] = {}
         usable = {}
         for k, structure in enumerate(structures):

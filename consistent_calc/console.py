@@ -73,12 +73,13 @@ def exit_on(failures: int, total: int) -> None:
         raise typer.Exit(1)
 
 
-def check_target(output: Path | None, *, n_images: int = 0) -> None:
+def check_target(output: Path | None, *, n_images: int = 0, charged: bool = False) -> None:
     """Makes the folder of an output file; what cannot be written is better known before the work than after it.
 
     Args:
         output: the file, or None.
         n_images: structures that ASE will write in the format that it tells from the name.
+        charged: whether there are ions whose charge only ``info`` tells.
 
     Raises:
         DataError: the name tells no format that ASE writes as it should be, or one for a single structure where there
@@ -98,5 +99,7 @@ def check_target(output: Path | None, *, n_images: int = 0) -> None:
             raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")
         if found.name in ("sdf", "mol"):
             raise DataError(f"ASE writes neither bonds nor charges to {output.name!r}; use for example .xyz or .traj.")
+        if charged and found.name not in ("extxyz", "traj"):
+            raise DataError(f"ASE does not write the charges of ions to {output.name!r}; use .xyz or .traj.")
         if n_images > 1 and found.single:
             raise DataError(f"{output.name} can hold one structure, not {n_images}; use for example .xyz or .traj.")

@@ -43,8 +43,8 @@ class FineTuningReport:
         level: of the frames.
         n_training, n_held_out: frames.
         held_out: what was set aside, whole ``molecules`` or single ``structures``.
-        before, after: errors on the frames set aside (see :meth:`EnergyErrors.summary`): of the starting model's
-            default level on references fitted to the training frames, and of the (first) tuned model.
+        before, after: errors on the frames set aside (see :meth:`EnergyErrors.summary`): of the starting model (of a
+            new level its default one, on references fitted to the training frames), and of the (first) tuned model.
         drift_known, drift_own: how far the default level of the (first) model moved, on molecules that it knew and on
             the frames set aside; see :func:`consistent_calc.train.replay.drift`.
         forces: of several members, calibration of ``forces_std`` on the frames set aside.
@@ -112,7 +112,12 @@ def fine_tune(
     replayed = [m for k, m in enumerate(known) if k % KNOWN_ASIDE]
     each = [replace(settings, seed=settings.seed + k, bootstrap=k > 0) for k in range(members)]
     show = [None if on_step is None else partial(on_step, k) for k in range(members)]
-    tuned = [fine_tune_model(model, data, training, replayed, *args) for args in zip(each, show, strict=True)]
+    origin = {"checkpoint": str(start), "sha256": read_card(start)["sha256"], "frames": Path(frames).name}
+    record = {"fine_tuned_from": origin, "settings": asdict(settings)}
+    tuned = []
+    for k, (mine, on_my_step) in enumerate(zip(each, show, strict=True)):
+        tuned.append(fine_tune_model(model, data, training, replayed, mine, on_my_step))
+        save_model(tuned[-1], _member_path(Path(output), k), record | {"member": k})  # the next one may fail
     report = FineTuningReport(
         checkpoints=tuple(str(_member_path(Path(output), k)) for k in range(members)),
         level=level,
@@ -125,15 +130,14 @@ def fine_tune(
         drift_own=_drift(model, tuned[0], [data.batch(aside)[0]]),
         forces=_calibration(tuned, data, aside),
         skipped=tuple(imported.failures),
-        notes=tuple(_notes(model, data, rows, training, unlabelled, how)),
+        notes=tuple(_notes(model, tuned[0], data, rows, training, unlabelled, how)),
     )
-    origin = {"checkpoint": str(start), "sha256": read_card(start)["sha256"], "frames": Path(frames).name}
-    _save(tuned, report, {"fine_tuned_from": origin, "settings": asdict(settings)})
+    _save(tuned, report, record)
     return report
 
 
 def _save(models: list[ConsistentModel], report: FineTuningReport, record: dict[str, Any]) -> None:
-    """Writes the checkpoints, with the report in their cards."""
+    """Writes the checkpoints again, with the report in their cards."""
     figures = {k: v for k, v in asdict(report).items() if k not in ("checkpoints", "skipped")}
     for k, (model, path) in enumerate(zip(models, report.checkpoints, strict=True)):
         save_model(model, path, record | {"report": figures, "member": k})
@@ -189,6 +193,7 @@ def _calibration(models: list[ConsistentModel], data: Dataset, rows: NDArray[np.
 
 def _notes(
     model: ConsistentModel,
+    tuned: ConsistentModel,
     data: Dataset,
     rows: NDArray[np.int64],
     training: NDArray[np.int64],
@@ -200,9 +205,8 @@ def _notes(
     if unlabelled:
         notes.append(f"{unlabelled} frames without energy and forces were left out.")
     if data.energy is None:
-        notes.append(
-            "No energies: the forces alone shape the surface, and the zero of the energy is that of the default level."
-        )
+        zero = "stays where it was" if data.level in model.levels else "is that of the default level"
+        notes.append(f"No energies: the forces alone shape the surface, and the zero of the energy {zero}.")
     if data.forces is None:
         notes.append("No forces: energies alone are learned, which needs many more frames.")
     electrons = np.add.reduceat(data.numbers.astype(np.int64), data.atom_offset[:-1]) - data.charge
@@ -211,15 +215,13 @@ def _notes(
             f"{odd} frames have an odd number of electrons: radicals, of which the shipped model knows nothing, or "
             'ions whose charge is missing. Give it as info key "charge" or with --charge.'
         )
-    present = elements_of(data, training)  # only their references are fitted
-    if new := sorted(present - set(model.elements)):
+    if new := sorted(elements_of(data, training) - set(model.elements)):
         notes.append(
             f"New to the model: {', '.join(map(symbol, new))}. A few hundred frames teach little about an element."
         )
-    if present < set(model.elements):
-        notes.append(
-            f"Total energies at the new level mean something for {', '.join(map(symbol, sorted(present)))} only."
-        )
+    known = tuned.level_elements(data.level)
+    if set(known) < set(tuned.elements):
+        notes.append(f"The level knows {', '.join(map(symbol, known))}; it refuses structures with other elements.")
     if data.pbc is not None and data.pbc[rows].any():
         notes.append("Some frames are periodic; the shipped model knows molecules only, and stress is not learned.")
     if how == "structures":

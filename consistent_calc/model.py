@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from consistent_calc.diffusion.noise import centered
 from consistent_calc.diffusion.preconditioning import Preconditioning
+from consistent_calc.elements import symbol
 from consistent_calc.errors import InvalidStructureError, UnknownLevelError, UnsupportedElementError
 from consistent_calc.forces import forces_from_edges, stress_from_edges
 from consistent_calc.neighbors import NeighborList, neighbor_list
@@ -228,7 +229,8 @@ class ConsistentModel(nn.Module):
             stress: whether to compute the stress of the periodic structures.
 
         Raises:
-            InvalidStructureError, UnsupportedElementError, ChargeError: what no model could answer.
+            InvalidStructureError, ChargeError: what no model could answer.
+            UnsupportedElementError: an element that the model, or its readout for this level, does not know.
             UnknownLevelError: no readout for this level.
         """
         batch, neighbors, vectors, arguments = self.prepare(batch, level)
@@ -271,6 +273,7 @@ class ConsistentModel(nn.Module):
             without autograd graph, and the other arguments of :meth:`atomic` in their order.
         """
         elements = self.element_indices(batch)
+        self._check_level(level, elements)
         exact = batch.validate(warn_odd_electrons=False).to(self.device, torch.float64)
         levels = torch.full_like(exact.counts, self.level_index(level))
         neighbors = neighbor_list(exact, self.cutoff)
@@ -293,6 +296,29 @@ class ConsistentModel(nn.Module):
         if level not in self.levels:
             raise UnknownLevelError(f"No readout for the level {level!r}; this model has: {', '.join(self.levels)}.")
         return self.levels.index(level)
+
+    def level_elements(self, level: str | None = None) -> tuple[int, ...]:
+        """Atomic numbers that a level of theory has reference energies of: those that its training data held.
+
+        At a level without any, such as one learned from forces alone by a new model, these are all of :attr:`elements`.
+
+        Raises:
+            UnknownLevelError: no readout for this level.
+        """
+        seen = (self.references[self.level_index(level)] != 0).tolist()
+        return tuple(z for z, known in zip(self.elements, seen, strict=True) if known) or self.elements
+
+    def _check_level(self, level: str | None, elements: Tensor) -> None:
+        """Raises UnsupportedElementError where the energy of an atom would lack its reference."""
+        unseen = self.references[self.level_index(level)] == 0
+        if bool(unseen[elements].any()) and not bool(unseen.all()):
+            known = self.level_elements(level)
+            missing = sorted({self.elements[k] for k in elements.tolist()} - set(known))
+            raise UnsupportedElementError(
+                f"The level {level or self.levels[0]!r} does not know {', '.join(map(symbol, missing))}: its training "
+                f"data held {', '.join(map(symbol, known))} only. Energies would be off by the energy of whole atoms; "
+                f"take another level, such as the default one, {self.levels[0]!r}."
+            )
 
     def element_indices(self, batch: StructureBatch) -> Tensor:
         """int64 ``[n_atoms]``, rows of the element table, on the model's device."""

@@ -50,12 +50,13 @@ def read_structures(file: Path, elements: Iterable[int], charge: int | None = No
         charge: total charge, None for those that come with the structures.
 
     Raises:
-        InvalidStructureError: the file as a whole cannot be read, or holds nothing.
+        InvalidStructureError, DataError: the file as a whole cannot be read, or holds nothing.
     """
     from consistent_calc.structures import StructureBatch
 
-    # Of an SDF ASE reads one molecule, and no charges.
-    images = _read_sdf(file) if file.suffix.lower() in (".sdf", ".mol") else _read_frames(file)
+    # Of an SDF ASE reads one molecule, and no charges; of extended XYZ nothing, if the last frame was cut off.
+    readers = dict.fromkeys((".sdf", ".mol"), _read_sdf) | dict.fromkeys((".xyz", ".extxyz"), _read_extxyz)
+    images = readers.get(file.suffix.lower(), _read_frames)(file)
     if not images:
         raise InvalidStructureError(f"{file} holds no structures.")
     found: list[Usable | Unusable] = []
@@ -71,6 +72,13 @@ def read_structures(file: Path, elements: Iterable[int], charge: int | None = No
         except InvalidStructureError as error:
             found.append(Unusable(image.get_chemical_formula(), error))
     return found
+
+
+def charge_in_info(structure: Usable | Unusable) -> bool:
+    """Whether the initial charges, which most formats keep, do not tell the total charge."""
+    if isinstance(structure, Unusable):
+        return False
+    return round(float(structure.batch.charge[0])) != round(structure.atoms.get_initial_charges().sum())
 
 
 def write_images(output: Path, images: list[Atoms]) -> None:
@@ -96,6 +104,23 @@ def _read_frames(file: Path) -> list[Atoms | InvalidStructureError]:
         return cast("list[Atoms | InvalidStructureError]", read(file, index=":"))
     except Exception as error:  # ASE's readers raise anything, down to StopIteration
         raise InvalidStructureError(f"ASE cannot read {file}: {type(error).__name__}: {error}") from None
+
+
+def _read_extxyz(file: Path) -> list[Atoms | InvalidStructureError]:
+    """All frames of an extended XYZ file, one by one."""
+    from io import StringIO
+
+    from ase.io import read
+
+    from consistent_calc.data.importers.extxyz import extxyz_frames
+
+    images: list[Atoms | InvalidStructureError] = []
+    for text in extxyz_frames(file):
+        try:
+            images.append(cast("Atoms", read(StringIO(text), format="extxyz", index=0)))
+        except Exception as error:  # ASE's readers raise anything
+            images.append(InvalidStructureError(f"ASE cannot read this frame: {type(error).__name__}: {error}"))
+    return images
 
 
 def _read_sdf(file: Path) -> list[Atoms | InvalidStructureError]:

@@ -319,12 +319,14 @@ class StructureBatch:
 
     def to_pymatgen(self) -> list[Molecule | Structure]:
         """pymatgen Molecules (open) or Structures (periodic), one a structure."""
+        from ase.geometry import complete_cell
         from pymatgen.core import Lattice, Molecule, Structure
 
         out: list[Molecule | Structure] = []
         for z, r, cell, pbc, charge in self._per_structure():
             if any(pbc):
-                lattice = Lattice(cell, pbc=(pbc[0], pbc[1], pbc[2]))
+                # A slab or a chain may lack the vectors of its open directions, which pymatgen needs.
+                lattice = Lattice(complete_cell(cell), pbc=(pbc[0], pbc[1], pbc[2]))
                 out.append(Structure(lattice, z, r, charge=charge, coords_are_cartesian=True))
             else:
                 out.append(Molecule(z, r, charge=charge))

@@ -26,6 +26,7 @@ from consistent_calc.checkpoint import save_model
 from consistent_calc.errors import (
     ChargeError,
     CheckpointError,
+    ConfigurationError,
     InvalidStructureError,
     OddElectronWarning,
     UnknownLevelError,
@@ -210,9 +211,12 @@ class TestCharge:
         water.info["charge"] = 0.5
         with pytest.raises(ChargeError, match="integer"):
             calc.get_potential_energy(water)
+        water.info["charge"] = 0
+        calc.get_potential_energy(water)
         water.info["charge"] = "plus"
         with pytest.raises(ChargeError, match="number"):
             calc.get_potential_energy(water)
+        assert calc.results == {}
         with pytest.raises(ChargeError):
             ConsistentCalculator(model, charge=float("nan")).get_potential_energy(water)
 
@@ -230,6 +234,11 @@ class TestCharge:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("device", ["foo", "cuda:99"])
+    def test_no_such_device(self, model, device):
+        with pytest.raises(ConfigurationError, match=f"The device '{device}' cannot be used"):
+            ConsistentCalculator(model, device=device)
+
     def test_structures(self, calc):
         with pytest.raises(InvalidStructureError, match="without atoms"):
             calc.get_potential_energy(Atoms())

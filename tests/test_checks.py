@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from consistent_calc import checks
+from consistent_calc.checkpoint import load_model
 from consistent_calc.checks import run_checks
 from consistent_calc.errors import InvalidStructureError
 from consistent_calc.nn.kernels import PLAIN
@@ -139,6 +140,12 @@ def test_nan_fails(broken, batch):
 
 def test_dynamics_conserve_energy(model, water):
     assert checks.check_energy_drift(model, water, n_steps=200).passed
+
+
+def test_strain_does_not_pass_for_drift():
+    """A stiff bond off its minimum vibrates too fast for the time step."""
+    strained = Atoms("HCl", [[0, 0, 0], [0, 0, 1.40]])
+    assert checks.check_energy_drift(load_model(), strained).passed
 
 
 def test_forces_that_are_no_gradient_are_found(broken, water):

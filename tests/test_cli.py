@@ -105,6 +105,34 @@ def test_a_structure_that_cannot_be_read_stops_no_other(checkpoint: str, water: 
             (tmp_path / "out.xyz").unlink()
 
 
+def test_a_trajectory_that_was_cut_off_is_read_as_far_as_it_goes(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    path = tmp_path / "run.xyz"
+    write(path, [water, water, water])
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    result = run("energy", path, "-o", tmp_path / "out.traj", "--checkpoint", checkpoint)
+    assert "ASE cannot read this frame" in result.output
+    assert "1 of 3 failed" in result.output
+    assert len(read(tmp_path / "out.traj", ":")) == 2
+
+
+def test_charges_of_ions_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    hydroxide = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": -1})
+    write(tmp_path / "both.xyz", [water, hydroxide])
+    for command in (("energy",), ("relax", "--steps", 1)):
+        options = "--checkpoint", checkpoint, "-o"
+        refused = run(*command, tmp_path / "both.xyz", *options, tmp_path / "out.json")
+        assert "does not write the charges of ions" in refused.output
+        assert not (tmp_path / "out.json").exists()
+        assert run(*command, tmp_path / "both.xyz", *options, tmp_path / "out.traj").exit_code == 0
+        assert [a.info.get("charge", 0) for a in read(tmp_path / "out.traj", ":")] == [0, -1]
+        # Most formats know initial charges.
+        marked = Atoms("OH", hydroxide.positions, charges=[-1.0, 0.0])
+        write(tmp_path / "marked.json", marked)
+        assert run(*command, tmp_path / "marked.json", *options, tmp_path / "out.json").exit_code == 0
+        assert read(tmp_path / "out.json").get_initial_charges().sum() == -1
+        (tmp_path / "out.json").unlink()
+
+
 def test_relaxed_structures_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
     both = tmp_path / "both.xyz"
     write(both, [water, water])
@@ -201,7 +229,7 @@ def test_check_prints_figures(checkpoint: str, water: Atoms, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("energy", "missing.xyz"), "cannot read"),
+        (("energy", "missing.xyz"), "cannot be read"),
         (("check", "not a molecule"), "neither a file nor a usable SMILES"),
         (("check", "CCO", "--charge", "1"), "charge of a SMILES is in the SMILES"),
         (("train", "missing.toml"), "no configuration file"),

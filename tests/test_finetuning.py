@@ -18,7 +18,7 @@ from consistent_calc.errors import ConfigurationError, DataError
 from consistent_calc.finetuning import FineTuningReport, fine_tune
 from consistent_calc.model import ConsistentModel
 from consistent_calc.structures import StructureBatch
-from consistent_calc.train.finetune import FineTuning
+from consistent_calc.train.finetune import FineTuning, fine_tune_model
 
 QUICK = FineTuning(steps=1, atoms=20)
 
@@ -60,23 +60,21 @@ def test_report_and_card(start: str, tmp_path: Path) -> None:
     assert report.drift_known["force_mae_eV_A"] > 0
     assert report.forces is None
     assert any("2 frames without energy and forces" in note for note in report.notes)
-    assert any("for H, O only" in note for note in report.notes)
+    assert any("The level knows H, O;" in note for note in report.notes)
     record = read_card(report.checkpoints[0])["record"]
     assert record["fine_tuned_from"]["sha256"] == read_card(start)["sha256"]
     assert record["report"]["after"] == report.after
     assert record["settings"]["steps"] == 1
 
 
-def test_energies_mean_something_for_trained_elements_only(
-    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_level_knows_the_trained_elements_only(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ammonia_aside(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
         nitrogen = np.array([7 in data.numbers[slice(*data.atom_offset[m : m + 2])] for m in data.molecule[rows]])
         return rows[~nitrogen], rows[nitrogen], "structures"
 
     monkeypatch.setattr("consistent_calc.finetuning.hold_out", ammonia_aside)
     images = labelled(molecule("H2O"), 5, energy=-2000.0) + labelled(molecule("NH3"), 2, energy=-1500.0)
-    assert any("for H, O only" in note for note in tune(images, start, tmp_path).notes)
+    assert any("The level knows H, O;" in note for note in tune(images, start, tmp_path).notes)
 
 
 def test_molecules_are_set_aside_whole(start: str, tmp_path: Path) -> None:
@@ -117,6 +115,18 @@ def test_crystals_and_new_elements(start: str, tmp_path: Path) -> None:
     images[0].calc = ConsistentCalculator(tmp_path / "tuned", level="X")
     assert images[0].get_potential_energy() == pytest.approx(-300, abs=20)
     assert np.isfinite(images[0].get_stress()).all()
+
+
+def test_members_are_saved_as_they_end(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_later(model: ConsistentModel, *arguments: object) -> ConsistentModel:
+        if (tmp_path / "tuned.json").exists():
+            raise KeyboardInterrupt
+        return fine_tune_model(model, *arguments)
+
+    monkeypatch.setattr("consistent_calc.finetuning.fine_tune_model", fail_later)
+    with pytest.raises(KeyboardInterrupt):
+        tune(labelled(molecule("H2O"), 6, energy=-2000.0), start, tmp_path, members=2)
+    assert read_card(tmp_path / "tuned")["record"]["member"] == 0
 
 
 def test_what_is_refused(start: str, model: ConsistentModel, tmp_path: Path) -> None:

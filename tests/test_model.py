@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ase.build import molecule
 from e3nn import o3
 
-from consistent_calc.errors import InvalidStructureError, UnknownLevelError
+from consistent_calc.errors import InvalidStructureError, UnknownLevelError, UnsupportedElementError
 from consistent_calc.model import ConsistentModel, ModelConfig
 from consistent_calc.neighbors import neighbor_list
 from consistent_calc.structures import StructureBatch
@@ -214,6 +215,21 @@ class TestChargesAndLevels:
         assert torch.equal(model.predict(batch).energy, a.energy)
         with pytest.raises(UnknownLevelError, match="B3LYP"):
             model.predict(batch, level="B3LYP")
+
+    def test_a_level_refuses_elements_that_it_never_saw(self, model, batch):
+        lacking = copy.deepcopy(model)
+        lacking.references[1, model.elements.index(7)] = 0.0
+        assert lacking.level_elements() == model.elements
+        assert lacking.level_elements(model.levels[1]) == tuple(z for z in model.elements if z != 7)
+        assert torch.equal(lacking.predict(batch).energy, model.predict(batch).energy)
+        with pytest.raises(UnsupportedElementError, match=r"'B3LYP/6-31G\(2df,p\)' does not know N: its training data"):
+            lacking.predict(batch, level=model.levels[1])
+        water = StructureBatch.from_ase(molecule("H2O"))
+        assert torch.isfinite(lacking.predict(water, level=model.levels[1]).energy).all()
+        # Without any references the energies are those of interaction, for all elements.
+        lacking.references[1] = 0.0
+        assert lacking.level_elements(model.levels[1]) == model.elements
+        assert torch.isfinite(lacking.predict(batch, level=model.levels[1]).energy).all()
 
     def test_energies_sum_to_the_energy(self, model, batch):
         found = model.predict(batch)

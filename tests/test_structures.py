@@ -128,6 +128,16 @@ class TestConversions:
         assert_equal(StructureBatch.from_pymatgen([molecule, structure]), batch)
         assert_equal(StructureBatch.from_pymatgen(structure), batch[1])
 
+    def test_slabs_and_chains_without_all_vectors_in_pymatgen(self):
+        pytest.importorskip("pymatgen.core")
+        slab = Atoms("CO", [[0, 0, 0], [0, 0, 5.0]], cell=[[4, 0, 0], [0, 4, 0], [0, 0, 0]], pbc=[1, 1, 0])
+        chain = Atoms("C", cell=[[0, 0, 0], [0, 0, 0], [0, 0, 2.5]], pbc=[0, 0, 1])
+        for atoms in (slab, chain):
+            (structure,) = StructureBatch.from_ase(atoms).to_pymatgen()
+            assert structure.lattice.pbc == tuple(atoms.pbc)
+            np.testing.assert_allclose(structure.cart_coords, atoms.positions, atol=1e-12)
+            np.testing.assert_allclose(structure.lattice.matrix[atoms.pbc], atoms.cell.array[atoms.pbc])
+
     def test_dtype_and_device(self, batch):
         moved = batch.to("cpu", torch.float32)
         assert moved.positions.dtype == moved.cell.dtype == moved.charge.dtype == torch.float32

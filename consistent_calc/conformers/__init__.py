@@ -165,7 +165,7 @@ def generate_many(
         enumerate_stereo=enumerate_stereo,
     )
     chosen = _model(model, device, level)
-    entries = read_molecules(sources, elements=chosen.elements, enumerate_stereo=enumerate_stereo)
+    entries = read_molecules(sources, elements=chosen.level_elements(level), enumerate_stereo=enumerate_stereo)
     return stream(chosen, entries, options)
 
 
@@ -181,7 +181,7 @@ def _model(model: ConsistentModel | None, device: str, level: str | None) -> Con
 
 def _single(model: ConsistentModel, source: str | Path | Mol, options: ConformerOptions) -> ConformerEnsemble:
     """The ensemble of the only molecule of a source; whatever goes wrong is raised."""
-    entries = read_molecules(source, elements=model.elements)
+    entries = read_molecules(source, elements=model.level_elements(options.level))
     entry = next(entries, None)
     if entry is None or next(entries, None) is not None:
         how_many = "no molecule" if entry is None else "several molecules"

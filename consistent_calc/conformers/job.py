@@ -102,7 +102,9 @@ def run_conformer_job(
     model = load(checkpoint, device)
     settings = _settings(model, options, checkpoint)
     done = files.earlier(settings) if resume else {}
-    entries = read_molecules(sources, elements=model.elements, enumerate_stereo=options.enumerate_stereo)
+    entries = read_molecules(
+        sources, elements=model.level_elements(options.level), enumerate_stereo=options.enumerate_stereo
+    )
     waiting = _waiting(entries, done, files.output, report)
     with ExitStack() as stack:
         if workers == 1 and scheduler is None:

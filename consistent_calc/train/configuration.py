@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,12 @@ class Architecture:
 
     def __post_init__(self) -> None:
         positive(self, "cutoff", "n_layers", "radial_size", "mean_neighbors", where="model")
-        if not self.channels or min(self.channels) < 1:
-            raise ConfigurationError(f"model: channels must be positive numbers, one a degree, got {self.channels!r}.")
+        if len(self.channels) < 2 or min(self.channels) < 1:
+            raise ConfigurationError(
+                f"model: channels must be positive numbers, one a degree from 0 to at least 1, got {self.channels!r}."
+            )
+        if not math.isfinite(self.cutoff):
+            raise ConfigurationError(f"model: cutoff must be finite, got {self.cutoff!r}.")
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,8 @@ class TrainingConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        not_negative(self, "seed")
+        positive(self, "threads")
         prior = self.noise.learned_prior_level
         if prior is not None and self.weights.score > 0 and self.consistency.score_noise[1] >= prior:
             raise ConfigurationError(

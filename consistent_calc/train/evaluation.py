@@ -70,36 +70,46 @@ class EnergyErrors:
 
     def summary(self) -> dict[str, float]:
         """The figures to watch: force MAE, relative and total energy MAE, charge MAE (those with labels)."""
-        figures = {
-            "force_mae_eV_A": _mean(self.forces),
-            "relative_energy_mae_kcal_mol": self.relative_energy_mae(),
-            "energy_mae_eV": _mean(np.abs(self.energy)),
-            "charge_mae_e": _mean(self.charges),
-        }
-        return {name: value for name, value in figures.items() if not np.isnan(value)}
+        return _known(
+            {
+                "force_mae_eV_A": _mean(self.forces),
+                "relative_energy_mae_kcal_mol": self.relative_energy_mae(),
+                "energy_mae_eV": _mean(np.abs(self.energy)),
+                "charge_mae_e": _mean(self.charges),
+            }
+        )
 
     def by_kind(self, names: dict[int, str]) -> dict[str, dict[str, float]]:
         """Force and relative-energy MAE of each kind of conformation."""
         out = {}
         for kind in np.unique(self.kind):
             chosen = self.kind == kind
-            out[names.get(int(kind), str(kind))] = {
-                "force_mae_eV_A": _mean(self.forces[chosen[self.owner]]),
-                "relative_energy_mae_kcal_mol": self.relative_energy_mae(chosen),
-                "n": int(chosen.sum()),
-            }
+            out[names.get(int(kind), str(kind))] = _known(
+                {
+                    "force_mae_eV_A": _mean(self.forces[chosen[self.owner]]),
+                    "relative_energy_mae_kcal_mol": self.relative_energy_mae(chosen),
+                    "n": int(chosen.sum()),
+                }
+            )
         return out
 
     def by_element(self) -> dict[str, dict[str, float]]:
         """Force and charge MAE of each element."""
         return {
-            symbol(int(z)): {
-                "force_mae_eV_A": _mean(self.forces[self.numbers == z]),
-                "charge_mae_e": _mean(self.charges[self.numbers == z]),
-                "n": int((self.numbers == z).sum()),
-            }
+            symbol(int(z)): _known(
+                {
+                    "force_mae_eV_A": _mean(self.forces[self.numbers == z]),
+                    "charge_mae_e": _mean(self.charges[self.numbers == z]),
+                    "n": int((self.numbers == z).sum()),
+                }
+            )
             for z in np.unique(self.numbers)
         }
+
+
+def _known(figures: dict[str, float]) -> dict[str, float]:
+    """Without those of which there are no labels."""
+    return {name: value for name, value in figures.items() if not np.isnan(value)}
 
 
 def evaluate_energy(

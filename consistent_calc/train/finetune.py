@@ -16,7 +16,7 @@ from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
 from consistent_calc.errors import ConfigurationError, DataError, DivergedError
 from consistent_calc.model import ConsistentModel
-from consistent_calc.settings import positive
+from consistent_calc.settings import not_negative, positive
 from consistent_calc.structures import StructureBatch
 from consistent_calc.train.batches import energy_batch
 from consistent_calc.train.configuration import Weights
@@ -55,18 +55,19 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         positive(self, "steps", "atoms", "learning_rate", "clip_norm")
+        not_negative(self, "seed")
 
 
 def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int = 0) -> ConsistentModel:
     """A model that also has a readout for the level of the data: a copy of the default one, on fitted references.
 
-    What the default level says is taken off the energies before the atomic references are fitted, and of all
-    references that fit equally well those next to the default level's are taken: a file may hold a single composition.
-    Without energies they are the default level's.
+    What its readout says is taken off the energies before the atomic references are fitted, and of all references that
+    fit equally well those next to the default level's are taken: a file may hold a single composition. Without energies
+    they are the default level's.
 
     Args:
         start: not modified.
-        data: labelled structures; a level that ``start`` has keeps its readout and its references.
+        data: labelled structures; a level that ``start`` has keeps its readout and the references that it has.
         rows: ``[n]``, conformations to fit to.
         seed: of the embeddings of new elements.
 
@@ -79,25 +80,29 @@ def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int
             f"level of your labels a name of its own, such as {data.level + ' (mine)'!r}."
         )
     model = copy.deepcopy(extend_model(start, [data], seed))
-    if data.level in start.levels:
-        return model
     index = model.level_index(data.level)
-    model.references[index] = 0.0
+    kept = start.level_elements(data.level) if data.level in start.levels else ()
+    free = [model.elements.index(z) for z in sorted(elements_of(data, rows) - set(kept))]
+    row = model.references[index].cpu().clone()
+    # Fitted by extend_model to all structures, those set aside included.
+    row[[k for k, z in enumerate(model.elements) if z not in kept]] = 0.0
+    row[free] = model.references[0].cpu()[free]
+    model.references[index] = 0.0  # so that what is said is without them
     labelled = rows if data.energy is None else rows[~np.isnan(data.energy[rows])]
-    present = sorted(elements_of(data, rows))
-    columns = [model.elements.index(z) for z in present]
-    shift = torch.zeros(len(columns), dtype=torch.float64)
-    if data.energy is not None and len(labelled):
-        missing, counts = [], []
+    if data.energy is not None and len(labelled) and free:
+        said, counts = [], []
         for k in range(0, len(labelled), BATCH):
-            some = labelled[k : k + BATCH]
-            said = model.predict(data.batch(some)[0], level=start.levels[0], forces=False).energy.cpu().numpy()
-            missing.append(data.energy[some] - said)
+            batch = data.batch(labelled[k : k + BATCH])[0]
+            said.append(model.predict(batch, level=data.level, forces=False).energy.cpu().numpy())
         for m in data.molecule[labelled]:
             numbers = data.numbers[slice(*_span(data.atom_offset, m))]
-            counts.append([int((numbers == z).sum()) for z in present])
-        shift = torch.from_numpy(lstsq(np.array(counts, dtype=float), np.concatenate(missing))[0])
-    model.references[index, columns] = model.references[0, columns] + shift.to(model.device)
+            counts.append([int((numbers == z).sum()) for z in model.elements])
+        composition = np.array(counts, dtype=float)
+        missing = data.energy[labelled] - np.concatenate(said) - composition @ row.numpy()
+        row[free] += torch.from_numpy(lstsq(composition[:, free], missing)[0])
+    elif not kept and not bool(row[free].all()):
+        row[:] = 0.0  # nobody knows the zero of a new element: all energies are those of interaction
+    model.references[index] = row.to(model.device)
     return model
 
 

@@ -88,12 +88,13 @@ class Replay:
         sigma = MAX_NOISE * torch.rand(clean.n_graphs, generator=self._generator, dtype=torch.float64)
         noise = torch.randn(clean.n_atoms, 3, generator=self._generator, dtype=torch.float64)
         noisy = clean.with_positions(clean.positions + sigma[clean.graph, None] * noise)
-        level = self._level()
+        level, known = self._level(noisy)
+        noisy = noisy.select(known)
         said = self.teacher.predict(noisy, level=level)
         assert said.forces is not None
         labels = Labels(
             level=level,
-            molecule=torch.arange(clean.n_graphs),
+            molecule=torch.arange(noisy.n_graphs),
             energy=said.energy,
             forces=said.forces,
             partial_charges=said.charges,
@@ -116,12 +117,20 @@ class Replay:
             target = self.teacher.denoise(noisy, sigma)
         return denoising_loss(model.denoise(noisy, sigma), target, model.preconditioning.c_out(sigma), clean.graph)
 
-    def _level(self) -> str:
-        """One of the teacher's levels, the default one most often."""
-        first, *others = self.teacher.levels
+    def _level(self, structures: StructureBatch) -> tuple[str, list[int]]:
+        """One of the teacher's levels, the default one most often, and the structures whose elements it knows.
+
+        The level that is being learned is none of them: it is to become another one.
+        """
+        first, *others = (level for level in self.teacher.levels if level != self._data.level)
+        everything = list(range(structures.n_graphs))
         if not others or float(torch.rand((), generator=self._generator)) < DEFAULT_SHARE:
-            return first
-        return others[int(torch.randint(len(others), (), generator=self._generator))]
+            return first, everything
+        level = others[int(torch.randint(len(others), (), generator=self._generator))]
+        elements = torch.tensor(self.teacher.level_elements(level))
+        strange = structures.graph[~torch.isin(structures.numbers, elements)].unique().tolist()
+        known = sorted(set(everything) - set(strange))
+        return (level, known) if known else (first, everything)
 
 
 def drift(start: ConsistentModel, model: ConsistentModel, structures: StructureBatch) -> dict[str, float]:

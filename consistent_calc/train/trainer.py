@@ -283,7 +283,7 @@ class Trainer:
             state = torch.load(self._state_path, map_location=self.config.device, weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ConfigurationError(f"{damaged}: {error}") from None
-        if not isinstance(state, dict) or "model" not in state:
+        if not isinstance(state, dict) or not {"model", "average", "optimizer", "step", "seconds"} <= state.keys():
             raise ConfigurationError(f"{damaged}: it is no state of a run.")
         try:
             self.model.load_state_dict(state["model"])

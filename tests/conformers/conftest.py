@@ -28,7 +28,8 @@ class ForceFieldModel:
     dtype = torch.float64
     elements = (1, 6, 7, 8, 9, 16, 17)
     levels = ("MMFF94s",)
-    level_index = ConsistentModel.level_index
+    references = torch.ones(1, len(elements))
+    level_index, level_elements = ConsistentModel.level_index, ConsistentModel.level_elements
 
     def __init__(self, *smiles: str) -> None:
         self.fields = {}

@@ -78,9 +78,43 @@ class TestNewLevel:
         assert again is not once
         assert all(torch.equal(v, again.state_dict()[n]) for n, v in once.state_dict().items())
 
+    @pytest.mark.parametrize("energies", [True, False])
+    def test_a_known_level_learns_an_element(self, model, data, rows, energies):
+        """Fluorine comes later: its reference is fitted to the given structures, the others stay."""
+        has_f = np.isin(data.molecule, [m for m in range(data.n_molecules) if 9 in _numbers(data, m)])
+        once = add_level(model, data, rows[~has_f])
+        assert once.level_elements("springs") == (1, 6, 7, 8)
+        if energies:
+            # Those with fluorine that are not given are wrong, and tell nothing.
+            spoiled = data.energy + 1000.0 * (has_f & (np.arange(len(data)) % 2 == 0))
+            given = rows[has_f & (np.arange(len(data)) % 2 == 1)]
+            again = add_level(once, replace(data, energy=spoiled), given)
+        else:
+            again = add_level(once, replace(data, energy=None), rows)
+        assert again.level_elements("springs") == (1, 6, 7, 8, 9)
+        columns = [model.elements.index(z) for z in (1, 6, 7, 8)]
+        assert torch.equal(again.references[-1, columns], once.references[-1, columns])
+        fluorine = float(again.references[-1, model.elements.index(9)])
+        if energies:
+            assert abs(evaluate_energy(again, data, indices=given).energy.mean()) < 1e-3
+        else:
+            assert fluorine == float(model.references[0, model.elements.index(9)])
+
+    def test_forces_alone_of_an_unknown_element(self, model, data, rows):
+        """Nobody knows the zero: the level has interaction energies, for all elements."""
+        lacking = copy.deepcopy(model)
+        lacking.references[0, model.elements.index(9)] = 0.0
+        new = add_level(lacking, replace(data, energy=None), rows)
+        assert not new.references[-1].any()
+        assert new.level_elements("springs") == model.elements
+
     def test_the_default_level_is_refused(self, model, data, rows):
         with pytest.raises(ConfigurationError, match=r"\(mine\)"):
             add_level(model, replace(data, level=model.levels[0]), rows)
+
+
+def _numbers(data: Dataset, molecule: int) -> list[int]:
+    return data.numbers[data.atom_offset[molecule] : data.atom_offset[molecule + 1]].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +224,22 @@ class TestReplay:
             assert torch.equal(said.energy, labels.energy)
             levels.add(labels.level)
         assert levels == set(model.levels)
+
+    def test_the_level_that_is_learned_is_not_replayed(self, model, data, rows, known):
+        again = replace(data, level=model.levels[1])
+        replay = Replay(model, known, again, rows, atoms=40, seed=0)
+        levels = {replay.batch()[1].level for _ in range(20)}
+        assert levels == set(model.levels) - {model.levels[1]}
+
+    def test_a_level_is_asked_for_its_elements_only(self, model, data, rows, known):
+        lacking = copy.deepcopy(model)
+        lacking.references[1, model.elements.index(9)] = 0.0
+        replay = Replay(lacking, known, data, rows, atoms=200, seed=0)
+        fluorine = {level: False for level in model.levels}
+        for _ in range(20):
+            structures, labels = replay.batch()
+            fluorine[labels.level] |= 9 in structures.numbers
+        assert fluorine == {model.levels[0]: True, model.levels[1]: False}
 
     def test_structures_with_new_elements_are_left_out(self, model, data, known):
         rows = np.arange(len(data))

@@ -127,6 +127,16 @@ def test_a_damaged_state_is_named(run_folder: Path, damage: Callable[[bytes], by
         Trainer(*read_config(config))
 
 
+def test_a_state_that_lacks_a_part_is_damaged(run_folder: Path) -> None:
+    config = run_folder / "config.toml"
+    Trainer(*read_config(config)).save()
+    state = torch.load(run_folder / "run" / "state.pt", weights_only=True)
+    del state["average"]
+    torch.save(state, run_folder / "run" / "state.pt")
+    with pytest.raises(ConfigurationError, match="no state of a run"):
+        Trainer(*read_config(config))
+
+
 def test_elements_that_only_the_validation_has_are_refused_at_the_start(run_folder: Path) -> None:
     rng = np.random.default_rng(0)
     with StoreWriter(
@@ -191,6 +201,7 @@ def test_evaluation_takes_off_the_mean_error_of_each_molecule(run_folder: Path) 
     assert errors.relative_energy_mae() == pytest.approx(before)
     assert set(errors.by_element()) == {"H", "C", "N", "O", "F"}
     assert errors.by_kind({0: "all"})["all"]["n"] == len(data)
+    assert not any(np.isnan(v) for row in errors.by_element().values() for v in row.values())
 
 
 def test_a_sample_holds_whole_molecules(run_folder: Path) -> None:

@@ -56,7 +56,7 @@ def import_extxyz(
     """
     report = ImportReport()
     molecules: dict[tuple[Any, ...], list[Atoms]] = {}
-    for i, text in enumerate(_frames(Path(path))):
+    for i, text in enumerate(extxyz_frames(Path(path))):
         try:
             atoms, total = _read_frame(text, charge)
             key = (str(atoms.info.get("smiles", "")), tuple(atoms.numbers.tolist()), total, bool(atoms.pbc.any()))
@@ -89,10 +89,14 @@ def import_extxyz(
     return report
 
 
-def _frames(path: Path) -> Iterator[str]:
-    """The text of each frame: one bad frame must not make the others unreadable, as it does in ase.io.read."""
+def extxyz_frames(path: Path) -> Iterator[str]:
+    """The text of each frame: one bad frame must not make the others unreadable, as it does in ase.io.read.
+
+    Raises:
+        DataError: the file cannot be read, or is no text.
+    """
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     start = 0
