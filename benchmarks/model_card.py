@@ -101,6 +101,8 @@ def short_figures() -> str:
 #: What is simulated in each ensemble of ``dynamics/stability.py``.
 SETTING = {"NVE": "at constant energy, 300 K, float64", "Langevin": "with Langevin's thermostat at 600 K, float32"}
 PEER = "AIMNet2 (1 network)"
+#: What boxes of water take, see ``speed/run.py``.
+MEMORY = "speed/results/summary_memory.csv"
 #: Tests beside other methods: name in ``accuracy/results/summary.csv``, metrics.
 TESTS = {
     "torsions": ("relative energy MAE (kcal/mol)", "barrier height MAE (kcal/mol)"),
@@ -264,6 +266,32 @@ def neighbor_figures() -> dict[str, str]:
     return {key: f"{100 * found[*system, 'neighbor list of ours'][1]:.2g}%" for key, system in systems.items()}
 
 
+def box_figures() -> dict[str, str]:
+    """Time and memory an atom of periodic boxes of water, and the processor of the table."""
+    found = speeds("summary.csv")
+    times = {n: ms / n for (system, n, method), (ms, _) in found.items() if (system, method) == ("water box", "ours")}
+    small, large = sorted(times)
+    memory = {int(r["atoms"]): float(r["peak_GiB_of_the_process_so_far"]) for r in rows_of(MEMORY)}
+    return {
+        "box_small": f"{small:,}",
+        "box_large": f"{large:,}",
+        "box_times": f"{times[small]:.3f} and {times[large]:.3f}",
+        "box_memory": f"{(memory[large] - memory[small]) / (large - small) * 2**20:.0f}",
+        "box_peak": f"{memory[large]:.1f}",
+        "processor": rows_of(MEMORY)[0]["name"],
+    }
+
+
+def fine_tuning_table(name: str) -> str:
+    """Errors on frames set aside, and at the default level, after fine-tuning on more and more frames."""
+    rows = rows_of(f"accuracy/results/fine_tuning_{name}.csv")
+    header = ["training", "frames", "force MAE (eV/Å)", "relative energy MAE (kcal/mol)"]
+    header += ["force MAE at the default level (eV/Å)", "minutes on one core"]
+    columns = ["force_mae_eV_A", "relative_energy_mae_kcal_mol", "known_force_mae_eV_A"]
+    ordered = sorted(rows, key=lambda r: (r["run"], int(r["frames"])))
+    return table(header, [[r["run"], r["frames"], *(float(r[c]) for c in columns), r["minutes"]] for r in ordered])
+
+
 def cuda_figures() -> dict[str, str]:
     """Times on a GPU, and AIMNet2's as a share of ours."""
     found = speeds("cuda.csv")
@@ -345,10 +373,13 @@ def card() -> str:
         "speed": speed_table(),
         **cuda_figures(),
         **neighbor_figures(),
+        **box_figures(),
         **learning_figures(),
         **spread_figures(),
         "beside": beside_others(),
         "dft": dft_table("wB97M-D3BJ/def2-TZVPP"),
+        "dft_svp": dft_table("wB97X-D3BJ/def2-SVP"),
+        "fine_tuning": fine_tuning_table("dft_wb97x_svp"),
         "changed_bonds": changed_bonds(),
         "ladder": ladder_table(),
         "ladder_minutes": rows_of("ladder/results/ladder.csv")[0]["minutes"],

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import platform
 import resource
 import sys
 import time
@@ -40,6 +41,9 @@ BATCH = 256
 NEIGHBORS = "neighbor list of ours"
 #: Atoms per water molecule, and the edge of a cube that holds one at the density of the liquid, Angstrom.
 WATER, WATER_EDGE = 3, 3.106
+
+#: Columns of the memory that the boxes take, in the order of their sizes.
+MEMORY = ("atoms", "peak_GiB_of_the_process_so_far", "device", "name")
 
 #: Evaluates a batch once, energies and forces.
 Evaluate = Callable[[], Any]
@@ -178,6 +182,28 @@ def dynamics(model: ConsistentModel, batch: StructureBatch, steps: int = 200) ->
     return 1e3 * (time.perf_counter() - begin) / steps
 
 
+def peak_memory(device: str) -> float:
+    """GiB so far, of the process or of what was allocated on the GPU."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def processor() -> str:
+    """Name of the CPU, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def write(path: Path, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(header)
+        table.writerows(rows)
+
+
 def draw(rows: list[tuple[Any, ...]], path: Path) -> None:
     """Times of one molecule against its size, and of a molecule in a batch."""
     import matplotlib as mpl
@@ -238,6 +264,13 @@ def main() -> None:
         found = {"ours": ours(model, structures), NEIGHBORS: neighbors(model, structures)}
         return found | ({"ours, plain torch": without_kernels(model, structures)} if device == "cpu" else {})
 
+    # First, as the peak of a process never falls.
+    peaks = {}
+    for n in arguments.boxes:
+        box = water_box(n)
+        parts = {"ours": ours(model, box), NEIGHBORS: neighbors(model, box)}
+        add("water box", box.n_atoms, 1, fastest(parts, 1.0))
+        peaks[box.n_atoms] = f"{peak_memory(device):.3f}"
     molecules = {len(a): StructureBatch.from_ase(a) for a in read(MOLECULES, ":")}
     for n, one in molecules.items():
         methods = variants(one)
@@ -247,18 +280,12 @@ def main() -> None:
     networks = {k: prepare(many) for k, prepare in peers.items() if not k.startswith("GFN2")}
     add("batch", 21, BATCH, fastest(methods | networks, arguments.seconds))
     add("dynamics in ASE, one step", 21, 1, {"ours": dynamics(model, molecules[21])})
-    for n in arguments.boxes:
-        box = water_box(n)
-        parts = {"ours": ours(model, box), NEIGHBORS: neighbors(model, box)}
-        add("water box", box.n_atoms, 1, fastest(parts, 1.0))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        peak = peak if device == "cpu" else torch.cuda.max_memory_allocated() / 2**30
-        print(f"peak memory so far: {peak:.2f} GiB", flush=True)
     arguments.output.parent.mkdir(exist_ok=True)
-    with arguments.output.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("system", "atoms", "batch", "device", "threads", "method", "ms", "ratio_to_ours"))
-        table.writerows(rows)
+    header = ("system", "atoms", "batch", "device", "threads", "method", "ms", "ratio_to_ours")
+    write(arguments.output, header, rows)
+    where = (device, processor() if device == "cpu" else torch.cuda.get_device_name())
+    memory = [(n, gib, *where) for n, gib in peaks.items()]
+    write(arguments.output.with_name(f"{arguments.output.stem}_memory.csv"), MEMORY, memory)
     if find_spec("matplotlib"):
         draw(rows, arguments.output.with_suffix(".png"))
 

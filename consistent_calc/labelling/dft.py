@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consistent_calc.elements import symbol
 from consistent_calc.errors import LabellingError, MissingDependencyError
 from consistent_calc.labelling.engine import Array, Engine, Label, checked_method
 from consistent_calc.units import BOHR, DEBYE, HARTREE
@@ -19,6 +20,9 @@ METHODS = {
     "wB97X-D3BJ/def2-SVP": ("wb97x-d3bj", "def2-svp", "def2-svp", 1),
     "wB97M-D3BJ/def2-TZVPP": ("wb97m-d3bj", "def2-tzvpp", "def2-tzvpp", 2),
 }
+
+#: Krypton, the last element whose core electrons the def2 basis sets describe.
+LAST_WHOLE = 36
 
 
 class Pyscf(Engine):
@@ -50,8 +54,12 @@ class Pyscf(Engine):
 
         positions = np.asarray(positions, dtype=np.float64)
         atoms = list(zip(numbers.tolist(), positions.tolist(), strict=True))
+        # PySCF prints a line for every element that a potential was asked for in vain.
+        heavy = (
+            {} if self._potentials is None else {symbol(z): self._potentials for z in set(numbers) if z > LAST_WHOLE}
+        )
         try:
-            mol = gto.M(atom=atoms, basis=self._basis, ecp=self._potentials, charge=charge, verbose=0)
+            mol = gto.M(atom=atoms, basis=self._basis, ecp=heavy, charge=charge, verbose=0)
         except RuntimeError as error:  # an odd number of electrons
             raise LabellingError(f"PySCF: {error}") from None
         field = dft.RKS(mol, xc=self._functional).density_fit()
