@@ -55,9 +55,7 @@ class Pyscf(Engine):
         positions = np.asarray(positions, dtype=np.float64)
         atoms = list(zip(numbers.tolist(), positions.tolist(), strict=True))
         # PySCF prints a line for every element that a potential was asked for in vain.
-        heavy = (
-            {} if self._potentials is None else {symbol(z): self._potentials for z in set(numbers) if z > LAST_WHOLE}
-        )
+        heavy = {symbol(z): self._potentials for z in set(numbers.tolist()) if z > LAST_WHOLE and self._potentials}
         try:
             mol = gto.M(atom=atoms, basis=self._basis, ecp=heavy, charge=charge, verbose=0)
         except RuntimeError as error:  # an odd number of electrons
