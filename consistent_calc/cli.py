@@ -70,7 +70,8 @@ def energy(
 
         model = load(checkpoint, device, dtype)
         structures = read_structures(file, model.elements, charge)
-        check_target(output, n_images=len(structures), charged=any(map(charge_in_info, structures)))
+        charged = any(map(charge_in_info, structures))
+        check_target(output, n_images=len(structures), charged=charged, results=True)
         table = new_table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
         evaluated = []
         for k, structure in enumerate(structures):

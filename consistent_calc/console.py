@@ -73,13 +73,19 @@ def exit_on(failures: int, total: int) -> None:
         raise typer.Exit(1)
 
 
-def check_target(output: Path | None, *, n_images: int = 0, charged: bool = False) -> None:
+#: ASE's formats that keep the results of a calculation, and those of them that keep a charge in ``info``.
+WITH_RESULTS = ("extxyz", "traj", "db", "json")
+WITH_INFO = WITH_RESULTS[:2]
+
+
+def check_target(output: Path | None, *, n_images: int = 0, charged: bool = False, results: bool = False) -> None:
     """Makes the folder of an output file; what cannot be written is better known before the work than after it.
 
     Args:
         output: the file, or None.
         n_images: structures that ASE will write in the format that it tells from the name.
         charged: whether there are ions whose charge only ``info`` tells.
+        results: whether energies and forces are what the file is for.
 
     Raises:
         DataError: the name tells no format that ASE writes as it should be, or one for a single structure where there
@@ -99,7 +105,9 @@ def check_target(output: Path | None, *, n_images: int = 0, charged: bool = Fals
             raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")
         if found.name in ("sdf", "mol"):
             raise DataError(f"ASE writes neither bonds nor charges to {output.name!r}; use for example .xyz or .traj.")
-        if charged and found.name not in ("extxyz", "traj"):
+        if charged and found.name not in WITH_INFO:
             raise DataError(f"ASE does not write the charges of ions to {output.name!r}; use .xyz or .traj.")
+        if results and found.name not in WITH_RESULTS:
+            raise DataError(f"ASE writes no energies and forces to {output.name!r}; use .xyz, .traj or .db.")
         if n_images > 1 and found.single:
             raise DataError(f"{output.name} can hold one structure, not {n_images}; use for example .xyz or .traj.")

@@ -115,6 +115,12 @@ def test_a_trajectory_that_was_cut_off_is_read_as_far_as_it_goes(checkpoint: str
     assert len(read(tmp_path / "out.traj", ":")) == 2
 
 
+def test_energies_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
+    write(tmp_path / "water.xyz", water)
+    refused = run("energy", tmp_path / "water.xyz", "-o", tmp_path / "out.cif", "--checkpoint", checkpoint)
+    assert "writes no energies and forces" in refused.output
+
+
 def test_charges_of_ions_are_not_lost_to_a_format(checkpoint: str, water: Atoms, tmp_path: Path) -> None:
     hydroxide = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], info={"charge": -1})
     write(tmp_path / "both.xyz", [water, hydroxide])
