@@ -91,7 +91,8 @@ def short_figures() -> str:
         f"{conformers['stereo_kept']} of {conformers['conformers']} conformers with the stereochemistry asked for, "
         f"{conformers['seconds_per_conformer']:.2g} s a conformer with {conformers['threads']} CPU thread(s).",
         "",
-        "Energies and forces on one core, times as long as ours (`benchmarks/speed/results/`):",
+        f"Energies and forces on one core of an {box_figures()['processor']} with AVX-512, called again and again as"
+        " in dynamics, times as long as ours (`benchmarks/speed/results/`):",
         "",
         speed_table(),
     ]

@@ -65,7 +65,7 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", "--out", help="Fine-tuned checkpoint.")] = Path("model"),
     charge: Charge = None,
     members: Annotated[int, typer.Option(min=1, help="Fine-tuned models, of which an ensemble can be made.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 1000,
     replay: Annotated[
         bool, typer.Option(help="Hold the default level to what it was; without it the new level is more accurate.")
     ] = True,

@@ -5,8 +5,8 @@
 
 Starts from the shipped checkpoint. Whole molecules are set aside, always the same ones; the others are thinned. What
 was forgotten is measured on the validation side of datasets/organic.h5 (a fixed sample), against its labels. "from
-scratch" is the same network with random weights, trained on the same frames with five times the steps and a learning
-rate of 1e-3. Writes ``results/fine_tuning.csv``, or of a data store ``results/fine_tuning_<name>.csv``.
+scratch" is the same network with random weights, trained on all frames with three times the steps and a learning rate
+of 1e-3. Writes ``results/fine_tuning.csv``, or of a data store ``results/fine_tuning_<name>.csv``.
 """
 
 from __future__ import annotations
@@ -89,18 +89,17 @@ def main() -> None:
 
     rows = [row(add_level(start, data, training), 0, "before", 0.0)]
     tuning = FineTuning(steps=arguments.steps)
-    kinds = {
-        "replay": (start, tuning),
-        "no replay": (start, replace(tuning, replay=False)),
-        "from scratch": (untrained(start), replace(tuning, replay=False, steps=5 * tuning.steps, learning_rate=1e-3)),
-    }
+    alone = replace(tuning, replay=False)
+    longer = replace(alone, steps=3 * tuning.steps, learning_rate=1e-3)
+    runs = [(n, "replay", start, tuning) for n in (len(training), *arguments.sizes)]
+    runs += [(n, "no replay", start, alone) for n in (len(training), *arguments.sizes)]
+    runs.append((len(training), "from scratch", untrained(start), longer))
     shuffled = np.random.default_rng(0).permutation(training)
-    for n in (len(training), *arguments.sizes):
-        for name, (model, settings) in kinds.items():
-            begin = time.perf_counter()
-            tuned = fine_tune_model(model, data, np.sort(shuffled[:n]), molecules, settings)
-            rows.append(row(tuned, n, name, (time.perf_counter() - begin) / 60))
-            write_csv(results, rows)
+    for n, name, model, settings in runs:
+        begin = time.perf_counter()
+        tuned = fine_tune_model(model, data, np.sort(shuffled[:n]), molecules, settings)
+        rows.append(row(tuned, n, name, (time.perf_counter() - begin) / 60))
+        write_csv(results, rows)
 
 
 if __name__ == "__main__":

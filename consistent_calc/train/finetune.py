@@ -44,7 +44,7 @@ class FineTuning:
         weights: of the losses; ``structure`` is that of the replay.
     """
 
-    steps: int = 300
+    steps: int = 1000
     atoms: int = 150
     learning_rate: float = 3e-4
     clip_norm: float = 5.0
