@@ -12,6 +12,7 @@ from rich.markup import escape
 from consistent_calc import __version__
 from consistent_calc.conformer_commands import conformers
 from consistent_calc.console import (
+    WITH_RESULTS,
     Charge,
     Checkpoint,
     Device,
@@ -52,7 +53,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 def energy(
     file: Annotated[Path, typer.Argument(help="Any structure file that ASE reads; all its frames are evaluated.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Extended XYZ with energies and forces.")
+        Path | None, typer.Option("-o", "--output", help="Where to write them: .xyz, .traj, .db or .json.")
     ] = None,
     checkpoint: Checkpoint = None,
     level: Level = None,
@@ -66,12 +67,12 @@ def energy(
         from ase.calculators.singlepoint import SinglePointCalculator
 
         from consistent_calc.calculator import ase_results, has_volume
-        from consistent_calc.structure_files import Unusable, charge_in_info, read_structures, write_images
+        from consistent_calc.structure_files import Unusable, read_structures, what_ions_need, write_images
 
         model = load(checkpoint, device, dtype)
         structures = read_structures(file, model.elements, charge)
-        charged = any(map(charge_in_info, structures))
-        check_target(output, n_images=len(structures), charged=charged, results=True)
+        needs = what_ions_need(structures) | {"energies and forces": WITH_RESULTS}
+        check_target(output, n_images=len(structures), needs=needs)
         table = new_table("structure", "formula", "charge", "energy (eV)", "max force (eV/Å)")
         evaluated = []
         for k, structure in enumerate(structures):
@@ -113,12 +114,12 @@ def relax(
         from ase.calculators.singlepoint import SinglePointCalculator
 
         from consistent_calc.relaxation import relax as relax_batch
-        from consistent_calc.structure_files import Unusable, charge_in_info, read_structures, write_images
+        from consistent_calc.structure_files import Unusable, read_structures, what_ions_need, write_images
         from consistent_calc.structures import StructureBatch
 
         model = load(checkpoint, device, dtype)
         structures = read_structures(file, model.elements, charge)
-        check_target(output, n_images=len(structures), charged=any(map(charge_in_info, structures)))
+        check_target(output, n_images=len(structures), needs=what_ions_need(structures))
         rows: dict[int, tuple[str, ...]] = {}
         usable = {}
         for k, structure in enumerate(structures):

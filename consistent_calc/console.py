@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -73,19 +73,18 @@ def exit_on(failures: int, total: int) -> None:
         raise typer.Exit(1)
 
 
-#: ASE's formats that keep the results of a calculation, and those of them that keep a charge in ``info``.
+#: ASE's formats that keep the results of a calculation and initial charges, and those of them that keep ``info`` too.
 WITH_RESULTS = ("extxyz", "traj", "db", "json")
 WITH_INFO = WITH_RESULTS[:2]
 
 
-def check_target(output: Path | None, *, n_images: int = 0, charged: bool = False, results: bool = False) -> None:
+def check_target(output: Path | None, *, n_images: int = 0, needs: Mapping[str, tuple[str, ...]] | None = None) -> None:
     """Makes the folder of an output file; what cannot be written is better known before the work than after it.
 
     Args:
         output: the file, or None.
         n_images: structures that ASE will write in the format that it tells from the name.
-        charged: whether there are ions whose charge only ``info`` tells.
-        results: whether energies and forces are what the file is for.
+        needs: what must not be lost, each with the formats that keep it.
 
     Raises:
         DataError: the name tells no format that ASE writes as it should be, or one for a single structure where there
@@ -105,9 +104,8 @@ def check_target(output: Path | None, *, n_images: int = 0, charged: bool = Fals
             raise DataError(f"ASE writes no format for the name {output.name!r}; use for example .xyz or .traj.")
         if found.name in ("sdf", "mol"):
             raise DataError(f"ASE writes neither bonds nor charges to {output.name!r}; use for example .xyz or .traj.")
-        if charged and found.name not in WITH_INFO:
-            raise DataError(f"ASE does not write the charges of ions to {output.name!r}; use .xyz or .traj.")
-        if results and found.name not in WITH_RESULTS:
-            raise DataError(f"ASE writes no energies and forces to {output.name!r}; use .xyz, .traj or .db.")
+        for what, formats in (needs or {}).items():
+            if found.name not in formats:
+                raise DataError(f"ASE does not write {what} to {output.name!r}; use .xyz or .traj.")
         if n_images > 1 and found.single:
             raise DataError(f"{output.name} can hold one structure, not {n_images}; use for example .xyz or .traj.")

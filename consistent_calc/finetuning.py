@@ -108,7 +108,7 @@ def fine_tune(
     rows = _labelled(data, imported)
     unlabelled = len(data) - len(rows)
     training, aside, how = hold_out(data, rows)
-    known = replay_molecules(model.elements)
+    known = replay_molecules(model.level_elements())
     replayed = [m for k, m in enumerate(known) if k % KNOWN_ASIDE]
     each = [replace(settings, seed=settings.seed + k, bootstrap=k > 0) for k in range(members)]
     show = [None if on_step is None else partial(on_step, k) for k in range(members)]
@@ -168,8 +168,8 @@ def _labelled(data: Dataset, imported: ImportReport) -> NDArray[np.int64]:
 
 
 def _drift(start: ConsistentModel, model: ConsistentModel, structures: Sequence[StructureBatch]) -> dict[str, float]:
-    """:func:`drift`; empty where there are no structures, or the starting model does not know their elements."""
-    if not structures or not all(set(s.numbers.tolist()) <= set(start.elements) for s in structures):
+    """:func:`drift`; empty where there are no structures, or the starting model's default level does not know them."""
+    if not structures or not all(set(s.numbers.tolist()) <= set(start.level_elements()) for s in structures):
         return {}
     return drift(start, model, StructureBatch.concatenate(structures))
 

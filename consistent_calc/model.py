@@ -312,12 +312,13 @@ class ConsistentModel(nn.Module):
         """Raises UnsupportedElementError where the energy of an atom would lack its reference."""
         unseen = self.references[self.level_index(level)] == 0
         if bool(unseen[elements].any()) and not bool(unseen.all()):
-            known = self.level_elements(level)
-            missing = sorted({self.elements[k] for k in elements.tolist()} - set(known))
+            known, present = self.level_elements(level), {self.elements[k] for k in elements.tolist()}
+            missing = ", ".join(symbol(z) for z in sorted(present - set(known)))
+            others = [repr(other) for other in self.levels if present <= set(self.level_elements(other))]
             raise UnsupportedElementError(
-                f"The level {level or self.levels[0]!r} does not know {', '.join(map(symbol, missing))}: its training "
-                f"data held {', '.join(map(symbol, known))} only. Energies would be off by the energy of whole atoms; "
-                f"take another level, such as the default one, {self.levels[0]!r}."
+                f"The level {level or self.levels[0]!r} does not know {missing}: its training data held "
+                f"{', '.join(map(symbol, known))} only. Energies would be off by the energy of whole atoms; "
+                f"levels that know all elements here: {', '.join(others) or 'none'}."
             )
 
     def element_indices(self, batch: StructureBatch) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from consistent_calc.console import WITH_INFO, WITH_RESULTS
 from consistent_calc.errors import DataError, InvalidStructureError
 
 if TYPE_CHECKING:
@@ -74,11 +75,14 @@ def read_structures(file: Path, elements: Iterable[int], charge: int | None = No
     return found
 
 
-def charge_in_info(structure: Usable | Unusable) -> bool:
-    """Whether the initial charges, which most formats keep, do not tell the total charge."""
-    if isinstance(structure, Unusable):
-        return False
-    return round(float(structure.batch.charge[0])) != round(structure.atoms.get_initial_charges().sum())
+def what_ions_need(structures: Iterable[Usable | Unusable]) -> dict[str, tuple[str, ...]]:
+    """The formats that keep the charges of all structures, for :func:`consistent_calc.console.check_target`."""
+    usable = [s for s in structures if isinstance(s, Usable)]
+    told = [round(s.atoms.get_initial_charges().sum()) for s in usable]
+    charges = [round(float(s.batch.charge[0])) for s in usable]
+    if not any(told) and not any(charges):
+        return {}
+    return {"the charges of ions": WITH_RESULTS if charges == told else WITH_INFO}
 
 
 def write_images(output: Path, images: list[Atoms]) -> None:

@@ -129,6 +129,25 @@ def test_members_are_saved_as_they_end(start: str, tmp_path: Path, monkeypatch: 
     assert read_card(tmp_path / "tuned")["record"]["member"] == 0
 
 
+def test_a_new_element_is_learned_again_and_at_another_level(start: str, tmp_path: Path) -> None:
+    """The default level of the first result does not know silicon, and replay must not ask it."""
+    silane = labelled(molecule("SiH4"), 4, energy=-7900.0, forces=np.zeros((5, 3)))
+    images = silane + labelled(molecule("H2O"), 4, energy=-2000.0, forces=np.zeros((3, 3)))
+    tune(images, start, tmp_path)
+    for level in ("X", "Y"):
+        again = fine_tune(tmp_path / "mine.xyz", level, tmp_path / level, start=tmp_path / "tuned", settings=QUICK)
+        assert again.drift_own == {}
+        images[0].calc = ConsistentCalculator(tmp_path / level, level=level)
+        assert np.isfinite(images[0].get_potential_energy())
+
+
+def test_an_element_without_any_energy_is_refused_before_the_training(start: str, tmp_path: Path) -> None:
+    silane = labelled(molecule("SiH4"), 4, forces=np.zeros((5, 3)))
+    images = silane + labelled(molecule("H2O"), 4, energy=-2000.0, forces=np.zeros((3, 3)))
+    with pytest.raises(DataError, match="No energy of a structure with Si is given"):
+        tune(images, start, tmp_path)
+
+
 def test_what_is_refused(start: str, model: ConsistentModel, tmp_path: Path) -> None:
     few = labelled(molecule("H2O"), 3, energy=-2000.0)
     with pytest.raises(DataError, match="3 frames with an energy"):

@@ -222,7 +222,7 @@ class TestChargesAndLevels:
         assert lacking.level_elements() == model.elements
         assert lacking.level_elements(model.levels[1]) == tuple(z for z in model.elements if z != 7)
         assert torch.equal(lacking.predict(batch).energy, model.predict(batch).energy)
-        with pytest.raises(UnsupportedElementError, match=r"'B3LYP/6-31G\(2df,p\)' does not know N: its training data"):
+        with pytest.raises(UnsupportedElementError, match=r"'B3LYP/6-31G\(2df,p\)' does not know N: .* 'wB97M-D3"):
             lacking.predict(batch, level=model.levels[1])
         water = StructureBatch.from_ase(molecule("H2O"))
         assert torch.isfinite(lacking.predict(water, level=model.levels[1]).energy).all()

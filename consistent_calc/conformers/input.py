@@ -281,7 +281,7 @@ def _prepare(mol: Mol, elements: Collection[int] | None) -> Mol | Failure:
     unknown = {0} & numbers if elements is None else numbers - set(elements)
     if unknown:
         names = ", ".join("dummy atom" if z == 0 else symbol(z) for z in sorted(unknown))
-        allowed = "" if elements is None else f" The model knows {', '.join(symbol(z) for z in sorted(elements))}."
+        allowed = "" if elements is None else f" Known are {', '.join(symbol(z) for z in sorted(elements))}."
         return Failure("unsupported_element", f"The molecule contains {names}.{allowed}")
     n_electrons = sum(atom.GetAtomicNum() for atom in mol.GetAtoms()) - Chem.GetFormalCharge(mol)
     n_unpaired = sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())

@@ -210,7 +210,7 @@ class JobFiles:
                     f"{self.output} holds conformers at {', '.join(sorted(others))}, not at {settings['level']}: "
                     "choose another output."
                 )
-        if done or self.failures.exists():
+        if done or (self.failures.exists() and self.failures.stat().st_size > 0):
             _check_settings(self.settings, settings)
         if self.output.exists():
             os.truncate(self.output, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rdkit import Chem, rdBase
@@ -17,6 +18,8 @@ MAX_ISOMERS = 64
 ATTEMPTS, SECONDS = 10, 5
 #: Two double bonds at one carbon; the outer atoms are the first and the last.
 CUMULENE = Chem.MolFromSmarts("*=[#6;D2]=*")
+#: Three of them in a row, and no more.
+BUTATRIENE = Chem.MolFromSmarts("[*;!$(*(=*)=*)]=[#6;D2]=[#6;D2]=[*;!$(*(=*)=*)]")
 
 TETRAHEDRAL = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 _ATROPISOMERIC = (Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW)
@@ -26,7 +29,11 @@ def clean_labels(mol: Mol) -> None:
     """Removes labels where there is no stereochemistry, which would later look lost; the others stay."""
     cis_trans = Chem.BondStereo.STEREOCIS, Chem.BondStereo.STEREOTRANS
     if any(bond.GetStereo() in cis_trans for bond in mol.GetBonds()):
-        # RDKit works the labels out from the directions of single bonds, which a caller's labels need not have.
+        # RDKit works the labels out from the directions of single bonds, which a caller's labels need not have. An open
+        # double bond between two labelled ones must not be read from them too.
+        for info in Chem.FindPotentialStereo(Chem.Mol(mol)):
+            if info.type == Chem.StereoType.Bond_Double and info.specified == Chem.StereoSpecified.Unspecified:
+                mol.GetBondWithIdx(info.centeredOn).SetStereo(Chem.BondStereo.STEREOANY)
         Chem.SetDoubleBondNeighborDirections(mol)
     Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
 
@@ -48,9 +55,11 @@ def stereoisomers(mol: Mol) -> tuple[list[Mol], tuple[str, ...]]:
     if len(made) == 1:
         return made, notes
     possible = [isomer for isomer in made if _has_geometry(isomer)]
+    if not possible:
+        return [Chem.Mol(mol)], ()
     if len(possible) < len(made):
         notes += (f"{len(made) - len(possible)} of {len(made)} stereoisomers have no geometry that ETKDG can find",)
-    return possible or [Chem.Mol(mol)], notes
+    return possible, notes
 
 
 def _has_geometry(mol: Mol) -> bool:
@@ -89,22 +98,28 @@ def _dropped(text: str, mol: Mol) -> tuple[str, ...]:
 
 
 def _unspecified(mol: Mol) -> tuple[str, ...]:
-    counts = {"tetrahedral centre": 0, "double bond": 0}
-    cages = _symmetric_cage_atoms(mol)
-    cumulenes = mol.GetSubstructMatches(CUMULENE)
-    cumulated = {mol.GetBondBetweenAtoms(i, j).GetIdx() for match in cumulenes for i, j in (match[:2], match[1:])}
+    found = {Chem.StereoType.Atom_Tetrahedral: set[int](), Chem.StereoType.Bond_Double: set[int]()}
     for info in Chem.FindPotentialStereo(Chem.Mol(mol)):
-        if info.specified == Chem.StereoSpecified.Specified:
-            continue
-        if info.type == Chem.StereoType.Atom_Tetrahedral and info.centeredOn not in cages:
-            counts["tetrahedral centre"] += 1
-        elif info.type == Chem.StereoType.Bond_Double and info.centeredOn not in cumulated:
-            counts["double bond"] += 1
-    missing = [f"{n} {word}{'s' if n > 1 else ''}" for word, n in counts.items() if n > 0]
+        if info.type in found and info.specified != Chem.StereoSpecified.Specified:
+            found[info.type].add(info.centeredOn)
+    centres, bonds = found.values()
+    allenes = mol.GetSubstructMatches(CUMULENE)
+    # Three cumulated double bonds are cis or trans together; of two RDKit speaks in vain.
+    chains = [_bonds(mol, match) for match in mol.GetSubstructMatches(BUTATRIENE)]
+    cumulated = {bond for match in allenes for bond in _bonds(mol, match)}
     ranks = list(Chem.CanonicalRankAtoms(mol, breakTies=False))
-    if n := sum(_is_axis(mol, match, ranks) for match in cumulenes):
-        missing.append(f"{n} allene ax{'es' if n > 1 else 'is'}")
+    counts = {
+        "tetrahedral centre": len(centres - _symmetric_cage_atoms(mol)),
+        "double bond": len(bonds - cumulated) + sum(bonds.issuperset(chain) for chain in chains),
+        "chiral allene": sum(_is_axis(mol, match, ranks) for match in allenes),
+    }
+    missing = [f"{n} {word}{'s' if n > 1 else ''}" for word, n in counts.items() if n > 0]
     return (f"unspecified stereochemistry at {' and '.join(missing)}",) if missing else ()
+
+
+def _bonds(mol: Mol, row: tuple[int, ...]) -> list[int]:
+    """The bonds between atoms in a row."""
+    return [mol.GetBondBetweenAtoms(i, j).GetIdx() for i, j in pairwise(row)]
 
 
 def _symmetric_cage_atoms(mol: Mol) -> set[int]:

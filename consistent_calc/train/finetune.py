@@ -14,6 +14,7 @@ from scipy.linalg import lstsq
 
 from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
+from consistent_calc.elements import symbol
 from consistent_calc.errors import ConfigurationError, DataError, DivergedError
 from consistent_calc.model import ConsistentModel
 from consistent_calc.settings import not_negative, positive
@@ -73,6 +74,7 @@ def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int
 
     Raises:
         ConfigurationError: the level is the default one, to which fine-tuning holds the model.
+        DataError: there are energies, but none with an element that the model does not know.
     """
     if data.level == start.levels[0]:
         raise ConfigurationError(
@@ -102,6 +104,11 @@ def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int
         row[free] += torch.from_numpy(lstsq(composition[:, free], missing)[0])
     elif not kept and not bool(row[free].all()):
         row[:] = 0.0  # nobody knows the zero of a new element: all energies are those of interaction
+    if unknown := [symbol(model.elements[k]) for k in free if row[k] == 0 and bool(row.any())]:
+        raise DataError(
+            f"No energy of a structure with {', '.join(unknown)} is given, so its reference energy cannot be fitted. "
+            "Give some, or leave such structures out, or make a level of its own from forces alone."
+        )
     model.references[index] = row.to(model.device)
     return model
 

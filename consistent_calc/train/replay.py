@@ -38,7 +38,8 @@ class Replay:
         teacher: the starting model; its weights must not change.
         molecules: structures of one molecule each, with bonds; the structure head is held on them only.
         data: the fine-tuning's own structures.
-        rows: ``[n]``, conformations of it that may be used; those with elements unknown to the teacher are left out.
+        rows: ``[n]``, conformations of it that may be used; those with elements unknown to the teacher's default level
+            are left out.
         atoms: atoms in a batch, half of them from either source.
         seed: of order and noise.
     """
@@ -55,7 +56,7 @@ class Replay:
     ) -> None:
         self.teacher = teacher
         self._molecules, self._data = molecules, data
-        known = set(teacher.elements)
+        known = set(teacher.level_elements())
         # One answer a molecule, not a conformation.
         fits = [known.issuperset(data.numbers[a:b].tolist()) for a, b in pairwise(data.atom_offset)]
         self._rows = rows[np.array(fits)[data.molecule[rows]]]

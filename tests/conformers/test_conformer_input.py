@@ -223,8 +223,21 @@ class TestStereo:
         assert one("OC1CN2CCC1CC2").notes == ("unspecified stereochemistry at 1 tetrahedral centre",)
 
     def test_allenes(self):
-        assert one("CC=C=CC").notes == ("unspecified stereochemistry at 1 allene axis",)
+        assert one("CC=C=CC").notes == ("unspecified stereochemistry at 1 chiral allene",)
         assert one("CC=C=C(C)C").notes == one("CN=C=NC").notes == one("C=C=CC=C").notes == ()
+
+    def test_cumulenes_of_three_double_bonds(self):
+        assert one("CC=C=C=CC").notes == ("unspecified stereochemistry at 1 double bond",)
+        assert one("C=C=C=CC").notes == ()
+
+    def test_an_open_double_bond_between_labelled_ones_stays_open(self):
+        mol = Chem.MolFromSmiles("CC=CC=CC=CC")
+        for bond, ends in ((1, (0, 3)), (5, (4, 7))):
+            mol.GetBondWithIdx(bond).SetStereoAtoms(*ends)
+            mol.GetBondWithIdx(bond).SetStereo(Chem.BondStereo.STEREOTRANS)
+        assert one(mol).notes == ("unspecified stereochemistry at 1 double bond",)
+        isomers = {m.smiles for m in read_molecules(mol, enumerate_stereo=True)}
+        assert isomers == {"C/C=C/C=C/C=C/C", "C/C=C/C=C\\C=C\\C"}
 
     @pytest.mark.parametrize(("label", "smiles"), [("STEREOCIS", r"C/C=C\C"), ("STEREOTRANS", "C/C=C/C")])
     def test_labels_of_double_bonds_that_a_caller_has_set(self, label, smiles):

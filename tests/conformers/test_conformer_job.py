@@ -147,6 +147,17 @@ def test_inputs_are_not_overwritten(model, tmp_path, end, several):
     assert source.read_text() == content
 
 
+def test_a_job_without_results_may_go_on_with_other_settings(model, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "stream", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_conformer_job("CCO", tmp_path / "out.sdf", OPTIONS)
+    assert run_conformer_job("CCO", tmp_path / "out.sdf", replace(OPTIONS, n=3), resume=True).written == 1
+
+
 def test_the_record_of_a_removed_output_hinders_nothing(model, tmp_path):
     output = tmp_path / "out.sdf"
     (tmp_path / "out.sdf.job.json").write_text("{}")

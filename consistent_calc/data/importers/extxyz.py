@@ -96,7 +96,7 @@ def extxyz_frames(path: Path) -> Iterator[str]:
         DataError: the file cannot be read, or is no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        lines = io.StringIO(path.read_text(encoding="utf-8-sig")).readlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     start = 0
@@ -110,6 +110,8 @@ def extxyz_frames(path: Path) -> Iterator[str]:
             end = next((j for j in range(start + 1, len(lines)) if lines[j].strip().isdecimal()), len(lines))
         else:
             end = start + int(first) + 2
+            while end < len(lines) and lines[end].startswith("VEC"):  # the cell of a plain XYZ file
+                end += 1
         yield "".join(lines[start:end])
         start = end
 
