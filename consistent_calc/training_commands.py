@@ -67,7 +67,8 @@ def train(
     members: Annotated[int, typer.Option(min=1, help="Fine-tuned models, of which an ensemble can be made.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 1000,
     replay: Annotated[
-        bool, typer.Option(help="Hold the default level to what it was; without it the new level is more accurate.")
+        bool,
+        typer.Option(help="Hold the default level to what it was; without it narrow data are fitted more closely."),
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the fine-tuning.")] = 0,
     device: Device = "cpu",
