@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy/teacher_and_dft.py --ensemble aimnet2_wb97m_ens_f.jpt [--dft datasets/dft.h5]
 
-The DFT labels are those of ``benchmarks/data/dft_structures.py``, small molecules at and away from their minima, and lie
-in ``benchmarks/data/labels``: 164 of wB97M-D3BJ/def2-TZVPP took an hour of a core, 1,000 of wB97X-D3BJ/def2-SVP two and
-a half. Structures of which one of the methods says nothing, as the teacher's networks disagree, are left out.
+The DFT labels are those of ``benchmarks/data/dft_structures.py``, small molecules at and away from their minima. They
+lie in ``benchmarks/data/labels``: 164 of wB97M-D3BJ/def2-TZVPP took an hour of a core, 1,000 of wB97X-D3BJ/def2-SVP two
+and a half. Structures of which one of the methods says nothing, as the teacher's networks disagree, are left out.
 Against wB97M-D3BJ/def2-TZVPP, to which the teacher was fitted, its differences are errors; against wB97X-D3BJ/def2-SVP
 most of them are those of the basis. Ours was trained on most of these structures, with the teacher's labels. It is also
 fine-tuned on the DFT labels of four fifths of the molecules and compared on the others. Relative energies are within
