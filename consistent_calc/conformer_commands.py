@@ -73,9 +73,9 @@ def conformers(
             enumerate_stereo=enumerate_stereo,
         )
         load(checkpoint, device).level_index(level)  # before an earlier page is replaced
-        kept = earlier_results(output, options, checkpoint=checkpoint, device=device) if resume else 0
         page = None
         if report is not None:
+            kept = earlier_results(output, options, checkpoint=checkpoint, device=device) if resume else 0
             writer = ReportWriter(report, settings=_settings(options, checkpoint), resume=kept > 0, expected=kept)
             page = stack.enter_context(writer)
         display = stack.enter_context(_Display(count_entries(sources), page))

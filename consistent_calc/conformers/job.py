@@ -114,9 +114,8 @@ def run_conformer_job(
         else:
             client = stack.enter_context(_client(workers, scheduler))
             results = _distributed(client, waiting, options, checkpoint, device)
-        if not done:
-            with replacing(files.settings) as new:
-                new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        with replacing(files.settings) as new:
+            new.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         mode = "a" if done else "w"
         sdf: TextIO = stack.enter_context(files.output.open(mode, encoding="utf-8"))  # type: ignore[assignment]
         table: TextIO = stack.enter_context(files.failures.open(mode, encoding="utf-8", newline=""))  # type: ignore[assignment]

@@ -133,6 +133,20 @@ def test_a_finished_job_is_not_extended_at_another_level(model, tmp_path):
     assert output.read_text() == before
 
 
+def test_an_extension_that_is_interrupted_keeps_its_settings(model, tmp_path):
+    output = tmp_path / "out.sdf"
+    run_conformer_job("CCO", output, OPTIONS)
+
+    def interrupt(result):
+        raise KeyboardInterrupt
+
+    more = ["CCO", "CC=O", "OCCO"]
+    with pytest.raises(KeyboardInterrupt):
+        run_conformer_job(more, output, replace(OPTIONS, n=3), resume=True, on_result=interrupt)
+    with pytest.raises(ConfigurationError, match=r"other settings \(n was 3\)"):
+        run_conformer_job(more, output, OPTIONS, resume=True)
+
+
 @pytest.mark.parametrize("end", ["", ".failures.csv", ".job.json"])
 @pytest.mark.parametrize("several", [False, True])
 def test_inputs_are_not_overwritten(model, tmp_path, end, several):
