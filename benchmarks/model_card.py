@@ -280,6 +280,8 @@ def box_figures() -> dict[str, str]:
         "box_memory": f"{(memory[large] - memory[small]) / (large - small) * 2**20:.0f}",
         "box_peak": f"{memory[large]:.1f}",
         "processor": rows_of(MEMORY)[0]["name"],
+        "single_one": f"{speeds('single_calls.csv')['molecule', 21, PEER][1]:.2g}",
+        "single_batch": f"{speeds('single_calls.csv')['batch', 21, PEER][1]:.2g}",
     }
 
 
