@@ -9,7 +9,7 @@ import csv
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from rdkit import Chem, rdBase
 
@@ -134,8 +134,12 @@ def source_files(source: object) -> list[Path]:
     """The existing files among the sources; those that an iterator has still to give are not known."""
     if isinstance(source, (list, tuple, set)):
         return [path for item in source for path in source_files(item)]
-    is_file = isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES))
-    return [path] if is_file and (path := Path(str(source))).is_file() else []
+    return [path] if _names_file(source) and (path := Path(source)).is_file() else []
+
+
+def _names_file(source: object) -> TypeGuard[str | Path]:
+    """Whether a source is to be read as a file, be there one or not."""
+    return isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES))
 
 
 def _unique(wanted: str, used: set[str]) -> str:
@@ -153,7 +157,7 @@ def _unique(wanted: str, used: set[str]) -> str:
 def _entries(source: str | Path | Mol | Iterable[str | Path | Mol]) -> Iterator[_Entry]:
     if isinstance(source, Chem.Mol):
         yield _sanitized(_name(source), Chem.Mol(source), "invalid_molecule")
-    elif isinstance(source, Path) or (isinstance(source, str) and source.lower().endswith(SUFFIXES)):
+    elif _names_file(source):
         yield from _file_entries(Path(source))
     elif isinstance(source, str):
         entry = _smiles_entry(source)

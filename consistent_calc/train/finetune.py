@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from scipy.linalg import lstsq
+from torch import Tensor
 
 from consistent_calc.data.batching import BatchStream
 from consistent_calc.data.dataset import Dataset
@@ -82,13 +83,28 @@ def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int
             f"level of your labels a name of its own, such as {data.level + ' (mine)'!r}."
         )
     model = copy.deepcopy(extend_model(start, [data], seed))
+    known = start.level_elements(data.level) if data.level in start.levels else ()
+    model.references[model.level_index(data.level)] = _references(model, data, rows, known).to(model.device)
+    return model
+
+
+def _references(model: ConsistentModel, data: Dataset, rows: np.ndarray, known: Sequence[int]) -> Tensor:
+    """Reference energies of the level of the data, float64 ``[n_elements]`` on the CPU, zero for elements without one.
+
+    Args:
+        model: with a readout for the level; its references of the level are set to zero.
+        data, rows: as in :func:`add_level`, which says how they are found.
+        known: atomic numbers whose references of the level are kept.
+
+    Raises:
+        DataError: as :func:`add_level`.
+    """
     index = model.level_index(data.level)
-    kept = start.level_elements(data.level) if data.level in start.levels else ()
-    free = [model.elements.index(z) for z in sorted(elements_of(data, rows) - set(kept))]
-    row = model.references[index].cpu().clone()
+    free = [model.elements.index(z) for z in sorted(elements_of(data, rows) - set(known))]
+    found = model.references[index].cpu().clone()
     # Fitted by extend_model to all structures, those set aside included.
-    row[[k for k, z in enumerate(model.elements) if z not in kept]] = 0.0
-    row[free] = model.references[0].cpu()[free]
+    found[[k for k, z in enumerate(model.elements) if z not in known]] = 0.0
+    found[free] = model.references[0].cpu()[free]
     model.references[index] = 0.0  # so that what is said is without them
     labelled = rows if data.energy is None else rows[~np.isnan(data.energy[rows])]
     if data.energy is not None and len(labelled) and free:
@@ -100,17 +116,16 @@ def add_level(start: ConsistentModel, data: Dataset, rows: np.ndarray, seed: int
             numbers = data.numbers[slice(*_span(data.atom_offset, m))]
             counts.append([int((numbers == z).sum()) for z in model.elements])
         composition = np.array(counts, dtype=float)
-        missing = data.energy[labelled] - np.concatenate(said) - composition @ row.numpy()
-        row[free] += torch.from_numpy(lstsq(composition[:, free], missing)[0])
-    elif not kept and not bool(row[free].all()):
-        row[:] = 0.0  # nobody knows the zero of a new element: all energies are those of interaction
-    if unknown := [symbol(model.elements[k]) for k in free if row[k] == 0 and bool(row.any())]:
+        missing = data.energy[labelled] - np.concatenate(said) - composition @ found.numpy()
+        found[free] += torch.from_numpy(lstsq(composition[:, free], missing)[0])
+    elif not known and not bool(found[free].all()):
+        found[:] = 0.0  # nobody knows the zero of a new element: all energies are those of interaction
+    if unknown := [symbol(model.elements[k]) for k in free if found[k] == 0 and bool(found.any())]:
         raise DataError(
             f"No energy of a structure with {', '.join(unknown)} is given, so its reference energy cannot be fitted. "
             "Give some, or leave such structures out, or make a level of its own from forces alone."
         )
-    model.references[index] = row.to(model.device)
-    return model
+    return found
 
 
 def fine_tune_model(
